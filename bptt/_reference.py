@@ -1,0 +1,86 @@
+"""The recurrence in NumPy: the specification of `_kernels.pyx`, function by function.
+
+It is the oracle of the tests, the fallback where the compiled kernels are absent, and
+the baseline of the benchmarks: the shortest text that is right, never optimised.
+
+z has T + 1 entries along time: z[0] is the initial state and z[t] the state after
+step t = 1..T. Arrays that have one entry per step count from 0, so x[t - 1] and
+dz[t - 1] belong to z[t]. x holds either features (T, B, I) or token ids (T, B); an id
+stands for the one-hot row that selects it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bptt.activations import Activation
+
+Array = NDArray[Any]
+
+
+@np.errstate(all="ignore")  # NaN and infinity propagate, as in the kernels
+def forward(
+    x: Array,  # (T, B, I) or ids (T, B)    IN
+    W: Array,  # (I, H)                     IN
+    V: Array,  # (H, H)                     IN
+    b: Array | None,  # (H)                 IN
+    z: Array,  # (T + 1, B, H)              IN z[0], OUT z[1..T]
+    activation: Activation,
+) -> None:
+    """Run the layer: z[t] = sigma(x[t] W + z[t-1] V + b)."""
+    T = len(x)
+
+    # 1. z[t] <- x[t] W + b: a state's place holds its input until the step comes.
+    z[1:] = W[x] if x.ndim == 2 else x @ W
+    if b is not None:
+        z[1:] += b
+
+    # 2. z[t] <- sigma(z[t] + z[t-1] V)
+    for t in range(1, T + 1):
+        z[t] = activation.sigma(z[t] + z[t - 1] @ V)
+
+
+@np.errstate(all="ignore")
+def backward(
+    x: Array,  # (T, B, I) or ids (T, B)    IN
+    W: Array,  # (I, H)                     IN
+    V: Array,  # (H, H)                     IN
+    z: Array,  # (T + 1, B, H)              IN
+    activation: Activation,
+    dz: Array | None,  # (T, B, H)          IN   loss on every state
+    dz_last: Array | None,  # (B, H)        IN   loss on the last state
+    dW: Array,  # (I, H)                    OUT
+    dV: Array,  # (H, H)                    OUT
+    db: Array | None,  # (H)                OUT
+    dz0: Array,  # (B, H)                   OUT
+    dx: Array | None,  # (T, B, I)          OUT
+) -> None:
+    """Run the layer backwards: all gradients, from dz and dz_last."""
+    T, H = len(x), len(V)
+    da = np.empty_like(z[1:])
+
+    # 2. forward was z[t] <- sigma(a[t]), a[t] = .. + z[t-1] V, so now
+    #    e[t] = dz[t] + da[t+1] V^T and da[t] = e[t] sigma'(z[t])
+    e = np.zeros_like(z[0]) if dz_last is None else dz_last
+    for t in range(T, 0, -1):
+        if dz is not None:
+            e = e + dz[t - 1]
+        da[t - 1] = e * activation.dsigma(z[t])
+        e = da[t - 1] @ V.T
+    dz0[...] = e
+    rows = da.reshape(-1, H)
+    dV[...] = z[:-1].reshape(-1, H).T @ rows
+
+    # 1. forward was x[t] W + b, so now
+    if db is not None:
+        db[...] = rows.sum(axis=0)
+    if x.ndim == 2:
+        dW[...] = 0
+        np.add.at(dW, x, da)
+    else:
+        dW[...] = x.reshape(-1, len(W)).T @ rows
+    if dx is not None:
+        dx[...] = da @ W.T

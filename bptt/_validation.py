@@ -1,0 +1,124 @@
+"""Checks of arguments: each names the argument, what was expected, and what came.
+
+Nothing below the public functions checks again.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+Array = NDArray[Any]
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def as_array(name: str, value: ArrayLike) -> Array:
+    """Return value as a plain ndarray, refusing what would lose its meaning."""
+    if isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray):
+        return np.asarray(value)
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} is a masked array, whose mask would be ignored; "
+            f"pass {name}.filled(value)"
+        )
+    if value is None:
+        raise TypeError(f"{name} must be an array, got None")
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must be an array: {error}") from None
+
+
+def as_real(name: str, value: ArrayLike, dtype: DTypeLike | None = None) -> Array:
+    """Return value as float32 or float64: aligned, contiguous, of native byte order.
+
+    At most one copy is made, and none of an array that is all that already.
+    """
+    array = as_array(name, value)
+    native = array.dtype.newbyteorder("=")
+    if native not in FLOATS:
+        hint = "" if native.kind not in "biuf" else f"; pass {name}.astype(np.float32)"
+        raise TypeError(
+            f"{name} must have dtype float32 or float64, got {array.dtype}{hint}"
+        )
+    if dtype is not None and native != dtype:
+        raise TypeError(
+            f"{name} must have dtype {np.dtype(dtype)} like the other arrays, "
+            f"got {array.dtype}; pass {name}.astype(np.{np.dtype(dtype)})"
+        )
+    return np.require(array, native, ["C", "A"])
+
+
+def as_ids(name: str, array: Array, limit: int) -> Array:
+    """Return token ids as intp, contiguous, each within 0 <= id < limit."""
+    if array.size:
+        lowest, highest = int(array.min()), int(array.max())
+        if lowest < 0 or highest >= limit:
+            wrong = lowest if lowest < 0 else highest
+            raise ValueError(
+                f"{name} must hold token ids from 0 to I - 1 = {limit - 1}, got {wrong}"
+            )
+    return np.require(array, np.intp, ["C", "A"])
+
+
+def check_shape(
+    name: str, array: Array, letters: str, expected: tuple[int, ...]
+) -> None:
+    """Refuse an array whose shape is not the expected one, named by its letters."""
+    if array.shape != expected:
+        raise ValueError(
+            f"{name} must have shape {letters} = {_shape(expected)}, "
+            f"got {_shape(array.shape)}"
+        )
+
+
+def check_ndim(name: str, array: Array, letters: str) -> None:
+    """Refuse an array that has not one axis for each letter."""
+    if array.ndim != letters.count(",") + (not letters.endswith(",)")):
+        raise ValueError(f"{name} must have shape {letters}, got {_shape(array.shape)}")
+
+
+def check_not_empty(name: str, letter: str, size: int) -> None:
+    """Refuse a size of 0."""
+    if size == 0:
+        raise ValueError(f"{name} must have {letter} >= 1, got {letter} = 0")
+
+
+def as_size(name: str, value: Any) -> int:
+    """Return value as a positive int."""
+    try:
+        size = operator.index(value)
+    except TypeError:
+        raise TypeError(
+            f"{name} must be an integer, got {type(value).__name__}"
+        ) from None
+    if size < 1 or isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name} must be at least 1, got {value!r}")
+    return size
+
+
+def as_positive(name: str, value: Any) -> float:
+    """Return value as a float above 0; infinity is allowed."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, got {value!r}") from None
+    if math.isnan(number) or number <= 0:
+        raise ValueError(f"{name} must be positive, got {value!r}")
+    return number
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Refuse a value that is not one of the choices."""
+    if value not in choices:
+        listed = ", ".join(repr(c) for c in choices)
+        raise ValueError(f"{name} must be one of {listed}; got {value!r}")
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"

@@ -1,0 +1,138 @@
+"""Every tolerance of the tests, with where it comes from.
+
+Two computations of the same thing in floating point may differ by rounding. How much is
+derived here from the arithmetic, as a bound for each entry: a sum of K products errs by
+at most (K + 2) eps sum |a||b| in whatever order it is taken, with or without fused
+multiply-add (Higham 2002, section 3.1), and an error in a state is carried on by what
+the recurrence does to it. The bounds are evaluated in float64 by running the recurrence
+on magnitudes; the reference is only used for the values themselves.
+"""
+
+import numpy as np
+
+from bptt.recurrence import Gradients
+
+# Complex-step differentiation has no truncation error; what is left is the rounding of
+# float64 (2e-16) through a few hundred operations and the loss of digits in a sigma'
+# taken from a nearly saturated state. Relative to the sum of magnitudes.
+COMPLEX_STEP = 1e-11
+
+# A vector function is at most 4 units in the last place off, and so is NumPy's.
+ACTIVATION_ULPS = 4
+
+
+def assert_within(actual, desired, bound, what=""):
+    """Assert that each entry of actual is within its bound of desired.
+
+    NaN stands for NaN, and an infinity for itself.
+    """
+    assert actual.shape == desired.shape, (what, actual.shape, desired.shape)
+    assert actual.dtype == desired.dtype, (what, actual.dtype, desired.dtype)
+    actual, desired = np.float64(actual), np.float64(desired)
+    with np.errstate(invalid="ignore"):
+        close = np.abs(actual - desired) <= bound
+    same = (actual == desired) | (np.isnan(actual) & np.isnan(desired))
+    wrong = np.argwhere(~(close | same))
+    if len(wrong):
+        index = tuple(wrong[0])
+        raise AssertionError(
+            f"{what}{list(map(int, index))}: {actual[index]!r} is not within "
+            f"{np.broadcast_to(bound, actual.shape)[index]:.2e} of {desired[index]!r}; "
+            f"{len(wrong)} of {actual.size} entries are off"
+        )
+
+
+def forward_bound(x, W, V, b, z, activation, dtype):
+    """Return the bound (T + 1, B, H) of the difference between two forward passes.
+
+    z are the states in float64; token ids must come as one-hot rows.
+    """
+    eps = float(np.finfo(dtype).eps)
+    x, W, V = np.float64(x), np.float64(W), np.float64(V)
+    b = np.zeros(len(V)) if b is None else np.float64(b)
+    K = x.shape[-1] + len(V) + 2
+    bound = np.zeros_like(z)
+    for t in range(1, len(z)):
+        a = x[t - 1] @ W + z[t - 1] @ V + b
+        magnitude = np.abs(x[t - 1]) @ np.abs(W) + np.abs(z[t - 1]) @ np.abs(V)
+        da = bound[t - 1] @ np.abs(V) + (K + 2) * eps * (magnitude + np.abs(b))
+        bound[t] = _spread(activation.sigma, a, da) + eps * ACTIVATION_ULPS * (
+            np.abs(z[t]) + np.finfo(dtype).smallest_normal / eps
+        )
+    return 2 * bound
+
+
+def backward_bound(x, W, V, b, z, activation, dz, dz_last, dtype):
+    """Return the bounds of the difference between two backward passes, as Gradients.
+
+    The states of the two may differ by `forward_bound`.
+    """
+    eps = float(np.finfo(dtype).eps)
+    tiny = float(np.finfo(dtype).smallest_normal)
+    x, W, V = np.float64(x), np.float64(W), np.float64(V)
+    T, B, H = len(z) - 1, z.shape[1], len(V)
+    zb = forward_bound(x, W, V, b, z, activation, dtype)
+    dz = np.zeros((T, B, H)) if dz is None else np.float64(dz)
+    e = np.zeros((B, H)) if dz_last is None else np.float64(dz_last)
+    eb = np.zeros((B, H))
+    da, dab = np.zeros((T, B, H)), np.zeros((T, B, H))
+    for t in range(T, 0, -1):
+        e = e + dz[t - 1]
+        eb = eb + 2 * eps * np.abs(e)
+        slope = activation.dsigma(z[t])
+        # sigma' is a difference like 1 - z z: it errs by eps of 1, not of itself.
+        db = _spread(activation.dsigma, z[t], zb[t]) + 4 * ACTIVATION_ULPS * eps * (
+            np.abs(slope) + activation.gamma
+        )
+        da[t - 1] = e * slope
+        dab[t - 1] = np.abs(e) * db + (np.abs(slope) + db) * eb + tiny
+        e = da[t - 1] @ V.T
+        eb = dab[t - 1] @ np.abs(V).T + (H + 4) * eps * np.abs(da[t - 1]) @ np.abs(V).T
+    rows, rowsb = da.reshape(-1, H), dab.reshape(-1, H)
+
+    def product(left, leftb):
+        left, leftb = (
+            np.abs(left.reshape(-1, left.shape[-1])),
+            leftb.reshape(-1, left.shape[-1]),
+        )
+        K = len(rows) + 4
+        return (left + leftb).T @ (rowsb + K * eps * np.abs(rows)) + leftb.T @ np.abs(
+            rows
+        )
+
+    sums = (rowsb + (len(rows) + 4) * eps * np.abs(rows)).sum(axis=0)
+    dx = (dab + (H + 4) * eps * np.abs(da)) @ np.abs(W).T
+    bounds = Gradients(
+        W=product(x, np.zeros_like(x)),
+        V=product(z[:-1], zb[:-1]),
+        b=sums,
+        z0=eb,
+        x=dx,
+    )
+    return Gradients(*(2 * bound + tiny for bound in bounds))
+
+
+def sum_bound(values):
+    """Return numpy.testing tolerances for sums of at most 64 products of order 1."""
+    eps = float(np.finfo(values.dtype).eps)
+    return {"rtol": 64 * eps, "atol": 64 * eps}
+
+
+def scaling_bound(values):
+    """Return the bound of a number that was scaled twice, denormal or not."""
+    info = np.finfo(values.dtype)
+    return 4 * float(info.eps) * np.abs(values) + float(info.smallest_subnormal)
+
+
+def norm_bound(leaves, dtype):
+    """Return the relative bound of a Euclidean norm taken in float64 and rounded."""
+    size = sum(leaf.size for leaf in leaves)
+    return size * float(np.finfo(np.float64).eps) + 2 * float(np.finfo(dtype).eps)
+
+
+def _spread(function, at, by):
+    """Return how far a function may move when its argument moves by up to `by`."""
+    middle = function(at)
+    return np.maximum(
+        np.abs(function(at + by) - middle), np.abs(function(at - by) - middle)
+    )
