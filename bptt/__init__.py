@@ -1,0 +1,63 @@
+"""Exact backpropagation through time, compiled.
+
+>>> import numpy as np, bptt
+>>> z, tape = bptt.forward(np.ones((5, 2, 3)), np.ones((3, 4)), np.eye(4))
+>>> grads = bptt.backward(tape, dz_last=np.ones((2, 4)))
+>>> grads, norm = bptt.clip_norm(grads, 1.0)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+from bptt._backend import show_config
+from bptt.activations import Activation
+from bptt.clipping import clip_norm, clip_value
+from bptt.recurrence import Gradients, Tape, backward, forward
+
+if TYPE_CHECKING:
+    from bptt import initializers, losses, optimizers
+    from bptt.network import Network
+    from bptt.training import train
+
+__all__ = [
+    "Activation",
+    "Gradients",
+    "Network",
+    "Tape",
+    "backward",
+    "clip_norm",
+    "clip_value",
+    "forward",
+    "initializers",
+    "losses",
+    "optimizers",
+    "show_config",
+    "train",
+]
+
+# What the functional core does not need is imported when it is first asked for.
+_LAZY = {
+    "Network": ("bptt.network", "Network"),
+    "train": ("bptt.training", "train"),
+    "initializers": ("bptt.initializers", None),
+    "losses": ("bptt.losses", None),
+    "optimizers": ("bptt.optimizers", None),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'bptt' has no attribute {name!r}")
+    module_name, attribute = _LAZY[name]
+    module = importlib.import_module(module_name)
+    value = module if attribute is None else getattr(module, attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

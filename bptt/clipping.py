@@ -1,0 +1,234 @@
+"""Gradient clipping, by norm and by value, with non-finite gradients told of.
+
+A gradient is a collection of leaves: a `Gradients` or any other tuple, a list, a dict,
+or one array. A leaf may be None, and stays None.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable
+from typing import Any, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bptt._validation import as_positive, as_real, check_choice
+
+Array = NDArray[Any]
+Leaves = dict[Any, Array]
+G = TypeVar("G")
+
+NONFINITE = ("raise", "zero", "pass")
+
+
+class NonFiniteGradientError(ValueError):
+    """A gradient holds a NaN or an infinity."""
+
+
+class NonFiniteGradientWarning(RuntimeWarning):
+    """A gradient that holds a NaN or an infinity was set to zero."""
+
+
+def clip_norm(
+    grads: G, h: float, *, per_leaf: bool = False, nonfinite: str = "raise"
+) -> tuple[G, Any]:
+    """Scale a gradient down to norm h where its norm is larger.
+
+    The rule is ``if ||g|| > h: g <- h / ||g|| * g`` with the Euclidean norm, over all
+    leaves together.
+
+    Parameters
+    ----------
+    grads : Gradients, tuple, list, dict or ndarray
+        The gradient; never written to.
+    h : float
+        The threshold, above 0; infinity clips nothing and measures the norm.
+    per_leaf : bool, default False
+        Whether each leaf is clipped by its own norm instead.
+    nonfinite : {"raise", "zero", "pass"}, default "raise"
+        What a NaN or an infinity in the gradient gets: an error that says where the
+        first one is; all leaves set to zero, with a warning that says where; or the
+        gradient as it came.
+
+    Returns
+    -------
+    grads : of the type of the argument
+        The clipped gradient; the argument itself where there was nothing to do.
+    norm : float, or a dict of float by the names of the leaves with ``per_leaf``
+        The norm before clipping. It does not overflow or underflow.
+
+    Raises
+    ------
+    NonFiniteGradientError
+        A leaf holds a NaN or an infinity, and nonfinite is "raise".
+    TypeError
+        grads is no collection of float32 or float64 arrays, or h no number.
+    ValueError
+        h is NaN, zero or negative: the last would turn the gradient around.
+
+    References
+    ----------
+    R. Pascanu, T. Mikolov and Y. Bengio, "On the difficulty of training recurrent
+    neural networks", ICML 2013, algorithm 1.
+
+    Examples
+    --------
+    >>> clip_norm([np.array([3.0, 0.0]), np.array([4.0])], 1.0)
+    ([array([0.6, 0. ]), array([0.8])], 5.0)
+    """
+    h = as_positive("h", h)
+    leaves = _leaves(grads)
+    norms = {name: _norm(leaf) for name, leaf in leaves.items()}
+    total = _hypot(norms.values())
+    report: Any = norms if per_leaf else total
+    if not all(map(math.isfinite, norms.values())):
+        refused = _refuse(grads, leaves, nonfinite)
+        if refused is not None:
+            return refused, report
+    elif not per_leaf and total > h:
+        return _rebuild(grads, {k: _scaled(g, h, total) for k, g in leaves.items()}), (
+            report
+        )
+    elif per_leaf and any(norm > h for norm in norms.values()):
+        clipped = {
+            k: _scaled(g, h, norms[k]) if norms[k] > h else g for k, g in leaves.items()
+        }
+        return _rebuild(grads, clipped), report
+    else:
+        check_choice("nonfinite", nonfinite, NONFINITE)
+    return grads, report
+
+
+def clip_value(grads: G, h: float, *, nonfinite: str = "raise") -> G:
+    """Limit each entry of a gradient to -h <= g <= h.
+
+    Parameters
+    ----------
+    grads : Gradients, tuple, list, dict or ndarray
+        The gradient; never written to.
+    h : float
+        The threshold, above 0.
+    nonfinite : {"raise", "zero", "pass"}, default "raise"
+        As in `clip_norm`; with "pass" an infinity becomes h and a NaN stays.
+
+    Returns
+    -------
+    grads : of the type of the argument
+
+    Raises
+    ------
+    NonFiniteGradientError, TypeError, ValueError
+        As in `clip_norm`.
+
+    Examples
+    --------
+    >>> clip_value(np.array([-3.0, 0.5]), 1.0)
+    array([-1. ,  0.5])
+    """
+    h = as_positive("h", h)
+    check_choice("nonfinite", nonfinite, NONFINITE)
+    leaves = _leaves(grads)
+    if not all(np.isfinite(leaf).all() for leaf in leaves.values()):
+        refused = _refuse(grads, leaves, nonfinite)
+        if refused is not None:
+            return refused
+    return _rebuild(grads, {k: np.clip(g, -h, h) for k, g in leaves.items()})
+
+
+def _leaves(grads: Any) -> Leaves:
+    """Return the arrays of a gradient by name: field, key, or position."""
+    items: Iterable[tuple[Any, Any]]
+    if hasattr(grads, "_fields"):
+        items = zip(grads._fields, grads, strict=True)
+    elif isinstance(grads, dict):
+        items = grads.items()
+    elif isinstance(grads, (tuple, list)):
+        items = zip(map(str, range(len(grads))), grads, strict=True)
+    elif isinstance(grads, np.ndarray):
+        items = [("gradient", grads)]
+    else:
+        raise TypeError(
+            "grads must be Gradients, a tuple, a list, a dict or an array, "
+            f"got {type(grads).__name__}"
+        )
+    return {
+        name: as_real(f"grads[{name!r}]", leaf)
+        for name, leaf in items
+        if leaf is not None
+    }
+
+
+def _rebuild(grads: G, leaves: Leaves) -> G:
+    """Return a gradient like grads with other leaves."""
+    new: Any = leaves.get("gradient")
+    if hasattr(grads, "_fields"):
+        new = type(grads)(*map(leaves.get, grads._fields))
+    elif isinstance(grads, dict):
+        new = {name: leaves.get(name) for name in grads}
+    elif isinstance(grads, (tuple, list)):
+        new = type(grads)(leaves.get(str(i)) for i in range(len(grads)))
+    return cast(G, new)
+
+
+def _norm(leaf: Array) -> float:
+    """Return the Euclidean norm, without overflow or underflow on the way."""
+    # The square of any float32 is a normal float64. For a float64 it may not be; then
+    # a power of two, which rounds nothing, brings the largest entry near 1.
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        total = float(np.square(leaf, dtype=np.float64).sum())
+        if leaf.dtype == np.float32 or 1e-280 < total < math.inf:
+            return math.sqrt(total)
+        largest = float(np.abs(leaf).max(initial=0.0))
+        if largest == 0 or not math.isfinite(largest):
+            return largest
+        exponent = math.frexp(largest)[1]
+        total = float(np.square(np.ldexp(leaf, -exponent)).sum())
+        return _ldexp(math.sqrt(total), exponent)
+
+
+def _hypot(norms: Any) -> float:
+    total = math.hypot(*norms)
+    # hypot takes the infinity of an infinity beside a NaN; a gradient has no such norm.
+    return math.nan if any(map(math.isnan, norms)) else total
+
+
+def _ldexp(mantissa: float, exponent: int) -> float:
+    try:
+        return math.ldexp(mantissa, exponent)
+    except OverflowError:
+        return math.inf
+
+
+def _scaled(leaf: Array, h: float, norm: float) -> Array:
+    """Return h / norm * leaf, where h / norm itself might underflow."""
+    factor = h / norm
+    if factor >= np.finfo(leaf.dtype).smallest_normal:
+        return np.multiply(leaf, leaf.dtype.type(factor))
+    return np.multiply(leaf.astype(np.float64) / norm, h).astype(leaf.dtype)
+
+
+def _refuse(grads: G, leaves: Leaves, nonfinite: str) -> G | None:
+    """Return what a non-finite gradient gets instead; None where it may pass."""
+    check_choice("nonfinite", nonfinite, NONFINITE)
+    if nonfinite == "pass":
+        return None
+    where = _first_nonfinite(leaves)
+    if nonfinite == "raise":
+        raise NonFiniteGradientError(f"the gradient is not finite: {where}")
+    warnings.warn(
+        f"a gradient that is not finite was set to zero: {where}",
+        NonFiniteGradientWarning,
+        stacklevel=3,
+    )
+    return _rebuild(grads, {k: np.zeros_like(g) for k, g in leaves.items()})
+
+
+def _first_nonfinite(leaves: Leaves) -> str:
+    for name, leaf in leaves.items():
+        wrong = np.flatnonzero(~np.isfinite(leaf))
+        if wrong.size:
+            index = tuple(map(int, np.unravel_index(wrong[0], leaf.shape)))
+            return f"leaf {name!r} holds {leaf[index]} at index {index}"
+    return "every entry is finite, but their norm overflows"

@@ -1,0 +1,130 @@
+"""Wrong calls, each with the message it must give: what, what was expected, what came.
+
+`test_wrong_calls_training.py` has those of the network and its training.
+"""
+
+import numpy as np
+import pytest
+
+import bptt
+
+F32, F64 = np.float32, np.float64
+x, W, V = np.ones((5, 3, 4), F32), np.ones((4, 6), F32), np.ones((6, 6), F32)
+b, z0, ids = np.ones(6, F32), np.ones((3, 6), F32), np.ones((5, 3), int)
+dz = np.ones((5, 3, 6), F32)
+z, tape = bptt.forward(x, W, V, b, z0)
+_, sequence = bptt.forward(x[:, 0], W, V, b)
+grads = bptt.backward(tape, dz)
+
+
+def forward(x=x, W=W, V=V, b=b, z0=z0, **options):
+    return lambda: bptt.forward(x, W, V, b, z0, **options)
+
+
+def backward(tape=tape, *args, **options):
+    return lambda: bptt.backward(tape, *args, **options)
+
+
+def activation(*args, **options):
+    return lambda: bptt.Activation(*args, **options)
+
+
+def clip(grads=grads, h=1.0, **options):
+    return lambda: bptt.clip_norm(grads, h, **options)
+
+
+def clip_value(grads=grads, h=1.0, **options):
+    return lambda: bptt.clip_value(grads, h, **options)
+
+
+CALLS = [
+    # x
+    (forward(x[..., :3]), "x must have shape (T, B, I) = (T, B, 4) to fit W, got (5, 3, 3)"),
+    (forward(x[0, 0]), "x must have shape (T, B, I) or (T, I), got (4,)"),
+    (forward(x[None]), "x must have shape (T, B, I) or (T, I), got (1, 5, 3, 4)"),
+    (forward(np.float32(1)), "x must have shape (T, B, I) or (T, I), got ()"),
+    (forward(x[:, 0, :2], z0=None), "x must have shape (T, I) = (T, 4) to fit W, got (5, 2)"),
+    (forward(x.astype(F64)), "x must have dtype float32 like the other arrays, got float64; pass x.astype(np.float32)"),
+    (forward(x.astype(np.float16)), "x must have dtype float32 or float64, got float16; pass x.astype(np.float32)"),
+    (forward(x.astype(np.longdouble)), f"x must have dtype float32 or float64, got {np.dtype(np.longdouble)}; pass x.astype(np.float32)"),
+    (forward(x.astype(complex)), "x must have dtype float32 or float64, got complex128"),
+    (forward(x.astype(bool)), "x must have dtype float32 or float64, got bool; pass x.astype(np.float32)"),
+    (forward(x.astype(object)), "x must have dtype float32 or float64, got object"),
+    (forward("text"), "x must have dtype float32 or float64, got <U4"),
+    (forward(None), "x must be an array, got None"),
+    (forward([[1.0], [1.0, 2.0]]), "x must be an array: setting an array element with a sequence"),
+    (forward(np.ma.masked_array(x)), "x is a masked array, whose mask would be ignored; pass x.filled(value)"),
+    (forward(x.astype(int)), "x of integers must have shape (T, B) or (T,): token ids; got (5, 3, 4); one-hot or real features must be floats"),
+    (forward(np.int64(1)), "x of integers must have shape (T, B) or (T,): token ids; got ()"),
+    (forward(ids + 3), "x must hold token ids from 0 to I - 1 = 3, got 4"),
+    (forward(ids - 2), "x must hold token ids from 0 to I - 1 = 3, got -1"),
+    (forward(np.full((5, 3), 2**63, np.uint64)), "x must hold token ids from 0 to I - 1 = 3, got 9223372036854775808"),
+    # W and V
+    (forward(W=W[0]), "W must have shape (I, H), got (6,)"),
+    (forward(W=W[:, :0]), "W must have H >= 1, got H = 0"),
+    (forward(W=W[:0]), "W must have I >= 1, got I = 0"),
+    (forward(W=None), "W must be an array, got None"),
+    (forward(W=W.astype(int)), "W must have dtype float32 or float64, got int64; pass W.astype(np.float32)"),
+    (forward(W=W.T), "V must have shape (H, H) = (4, 4), got (6, 6)"),
+    (forward(V=V[:, :5]), "V must have shape (H, H) = (6, 6), got (6, 5)"),
+    (forward(V=V[0]), "V must have shape (H, H) = (6, 6), got (6,)"),
+    (forward(V=V.astype(F64)), "V must have dtype float32 like the other arrays, got float64; pass V.astype(np.float32)"),
+    (forward(V=None), "V must be an array, got None"),
+    # b and z0
+    (forward(b=b[:5]), "b must have shape (H,) = (6,), got (5,)"),
+    (forward(b=b[None]), "b must have shape (H,) = (6,), got (1, 6)"),
+    (forward(b=0.5), "b must have dtype float32 like the other arrays, got float64"),
+    (forward(b=b.astype(F64)), "b must have dtype float32 like the other arrays, got float64"),
+    (forward(z0=z0[0]), "z0 must have shape (B, H) = (3, 6), got (6,)"),
+    (forward(z0=z0[:2]), "z0 must have shape (B, H) = (3, 6), got (2, 6)"),
+    (forward(z0=z0[None]), "z0 must have shape (B, H) = (3, 6), got (1, 3, 6)"),
+    (forward(z0=z0.astype(F64)), "z0 must have dtype float32 like the other arrays, got float64"),
+    (forward(x[:, 0]), "z0 must have shape (H,) = (6,), got (3, 6)"),
+    # the activation
+    (forward(activation="tan"), "activation must be one of identity, sigmoid, tanh, relu, leaky_relu, elu, softplus, softsign, hard_sigmoid, scaled_tanh, thresholded_relu, affine; got 'tan'"),
+    (forward(activation=None), "activation must be a name or a bptt.Activation, got None"),
+    (forward(activation=np.tanh), "activation must be a name or a bptt.Activation, got <ufunc 'tanh'>"),
+    (activation("tanh", 1.0), "activation 'tanh' has no parameter alpha or beta"),
+    (activation("elu", beta=1.0), "activation 'elu' has no parameter beta"),
+    (activation("elu", alpha=-1.0), "alpha of elu must be >= 0, for the state must tell sigma'; got -1.0"),
+    (activation("leaky_relu", -0.1), "alpha of leaky_relu must be >= 0, for the state must tell sigma'; got -0.1"),
+    (activation("affine", np.nan), "alpha of affine must be finite, got nan"),
+    (activation("affine", 1.0, np.inf), "beta of affine must be finite, got inf"),
+    (activation("affine", "1"), "alpha of affine must be a number, got '1'"),
+    (activation("scaled_tanh", 0.0), "alpha of scaled_tanh must not be 0, got 0"),
+    # backward
+    (backward(), "dz or dz_last must be given: a loss needs a gradient"),
+    (backward(z, dz), "tape must be the Tape that forward returned, got ndarray"),
+    (backward((z, tape), dz), "tape must be the Tape that forward returned, got tuple"),
+    (backward(tape, dz[:4]), "dz must have shape (T, B, H) = (5, 3, 6), got (4, 3, 6)"),
+    (backward(tape, dz[-1]), "dz must have shape (T, B, H) = (5, 3, 6), got (3, 6)"),
+    (backward(tape, 1.0), "dz must have dtype float32 like the other arrays, got float64"),
+    (backward(tape, dz.astype(F64)), "dz must have dtype float32 like the other arrays, got float64; pass dz.astype(np.float32)"),
+    (backward(tape, dz_last=dz), "dz_last must have shape (B, H) = (3, 6), got (5, 3, 6)"),
+    (backward(tape, dz_last=dz[0, 0]), "dz_last must have shape (B, H) = (3, 6), got (6,)"),
+    (backward(sequence, dz), "dz must have shape (T, H) = (5, 6), got (5, 3, 6)"),
+    (backward(sequence, dz_last=z0), "dz_last must have shape (H,) = (6,), got (3, 6)"),
+    # clipping
+    (clip(h=0), "h must be positive, got 0"),
+    (clip(h=-1.0), "h must be positive, got -1.0"),
+    (clip(h=np.nan), "h must be positive, got nan"),
+    (clip(h=None), "h must be a number, got None"),
+    (clip(h="one"), "h must be a number, got 'one'"),
+    (clip(nonfinite="ignore"), "nonfinite must be one of 'raise', 'zero', 'pass'; got 'ignore'"),
+    (clip(nonfinite="ignore", h=1e-3), "nonfinite must be one of 'raise', 'zero', 'pass'; got 'ignore'"),
+    (clip(1.0), "grads must be Gradients, a tuple, a list, a dict or an array, got float"),
+    (clip([1, 2]), "grads['0'] must have dtype float32 or float64, got int64; pass grads['0'].astype(np.float32)"),
+    (clip({"V": V.astype(complex)}), "grads['V'] must have dtype float32 or float64, got complex128"),
+    (clip(np.array([1.0, np.inf])), "the gradient is not finite: leaf 'gradient' holds inf at index (1,)"),
+    (clip_value(h=-0.5), "h must be positive, got -0.5"),
+    (clip_value(nonfinite=None), "nonfinite must be one of 'raise', 'zero', 'pass'; got None"),
+    (clip_value(None), "grads must be Gradients, a tuple, a list, a dict or an array, got NoneType"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "message"), CALLS, ids=[m for _, m in CALLS])
+def test_a_wrong_call_says_what_is_wrong(call, message):
+    with pytest.raises((TypeError, ValueError)) as raised:
+        call()
+    assert str(raised.value).startswith(message)
+    assert "\n" not in str(raised.value)
