@@ -30,12 +30,13 @@ def _identity(a: Array, alpha: float, beta: float) -> Array:
 def _sigmoid(a: Array, alpha: float, beta: float) -> Array:
     # e = exp(-|a|) never overflows, and one formula serves both signs.
     e = np.exp(np.where(a.real < 0, a, -a))
-    return np.divide(np.where(a.real < 0, e, 1), 1 + e)
+    s: Array = np.where(a.real < 0, e, 1) / (1 + e)
+    return s
 
 
 def _tanh(a: Array, alpha: float, beta: float) -> Array:
-    result: Array = np.tanh(a)
-    return result
+    s: Array = np.tanh(a)
+    return s
 
 
 def _relu(a: Array, alpha: float, beta: float) -> Array:
@@ -52,13 +53,15 @@ def _elu(a: Array, alpha: float, beta: float) -> Array:
 
 def _softplus(a: Array, alpha: float, beta: float) -> Array:
     below = _at_most_zero(np.where(a.real < 0, a, -a))
-    return np.add(np.where(a.real < 0, 0, a), np.log1p(np.exp(below)))
+    s: Array = np.where(a.real < 0, np.zeros_like(a), a) + np.log1p(np.exp(below))
+    return s
 
 
 def _softsign(a: Array, alpha: float, beta: float) -> Array:
     # Infinity over infinity is 1 here: the bounds of the range are reached at the ends.
     s = a / (1 + np.where(a.real < 0, -a, a))
-    return np.where(np.isinf(a.real), np.sign(a.real), s).astype(a.dtype, copy=False)
+    s = np.where(np.isinf(a.real), np.sign(a.real), s)
+    return s.astype(a.dtype, copy=False)
 
 
 def _hard_sigmoid(a: Array, alpha: float, beta: float) -> Array:

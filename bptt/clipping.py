@@ -204,9 +204,11 @@ def _ldexp(mantissa: float, exponent: int) -> float:
 def _scaled(leaf: Array, h: float, norm: float) -> Array:
     """Return h / norm * leaf, where h / norm itself might underflow."""
     factor = h / norm
-    if factor >= np.finfo(leaf.dtype).smallest_normal:
-        return np.multiply(leaf, leaf.dtype.type(factor))
-    return np.multiply(leaf.astype(np.float64) / norm, h).astype(leaf.dtype)
+    if factor >= float(np.finfo(leaf.dtype).smallest_normal):
+        scaled: Array = leaf * leaf.dtype.type(factor)
+        return scaled
+    small: Array = leaf.astype(np.float64) / norm * h
+    return small.astype(leaf.dtype)
 
 
 def _refuse(grads: G, leaves: Leaves, nonfinite: str) -> G | None:
