@@ -1,0 +1,332 @@
+"""The training loop: gradients, clipping, an update, and a record of each step.
+
+A run is a function of its arguments. Stopped at any step and resumed from its
+checkpoint, it ends with the bits with which it would have ended uninterrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import ArrayLike
+
+from bptt import _checkpoint
+from bptt._checkpoint import Run
+from bptt._interrupts import Interrupts
+from bptt._validation import as_positive, as_size
+from bptt.clipping import clip_norm
+from bptt.data import Batches
+from bptt.history import History, Record
+from bptt.network import Network
+from bptt.optimizers import Optimizer
+from bptt.serialization import check_path
+
+Callback = Callable[[Record], Any]
+Validation = tuple[ArrayLike, ArrayLike] | Callable[[Network], float]
+Progress = bool | Callable[[Record], str] | None
+
+
+def train(
+    network: Network,
+    batches: Batches | tuple[ArrayLike, ArrayLike],
+    *,
+    optimizer: Optimizer,
+    steps: int | None = None,
+    epochs: int | None = None,
+    clip: float | None = None,
+    nonfinite: str = "raise",
+    validation: Validation | None = None,
+    validate_every: int | None = None,
+    patience: int | None = None,
+    callbacks: Iterable[Callback] = (),
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 1000,
+    resume: bool = False,
+    progress: Progress = None,
+) -> History:
+    """Train a network, in place.
+
+    Parameters
+    ----------
+    network : Network
+        Whose parameters are changed.
+    batches : callable, or (x, target)
+        The batch of each step, ``batches(step) -> (x, target)`` with step from 0, see
+        `bptt.data`; or one batch for all steps.
+    optimizer : Optimizer
+        What makes a step of a gradient.
+    steps, epochs : int
+        One of them: the total number of steps, or of passes over ``len(batches)``
+        steps. A resumed run makes those that are left.
+    clip : float, optional
+        Threshold of the gradient's norm over all parameters, see `bptt.clip_norm`.
+    nonfinite : {"raise", "zero", "pass"}
+        What a gradient with a NaN or an infinity gets, see `bptt.clip_norm`.
+    validation : (x, target) or callable, optional
+        Data for `Network.evaluate`, or a function from the network to a float.
+    validate_every : int, optional
+        Steps between two validations; the default is an epoch, or 100 steps where
+        there is one batch alone or no length of an epoch.
+    patience : int, optional
+        Stop after so many validations in a row without a new lowest loss; the network
+        gets back the parameters of the lowest.
+    callbacks : iterable of callable
+        Each is called with the `Record` of every step; one that returns True stops.
+    checkpoint : str or path, optional
+        File for the state of the run, written every checkpoint_every steps, at the
+        end, and on Ctrl-C. It is a model file too.
+    checkpoint_every : int
+        Steps between two checkpoints.
+    resume : bool
+        Whether to continue from the checkpoint, where that file exists.
+    progress : bool or callable, optional
+        Whether to show a bar; by default where tqdm is installed and stderr is a
+        terminal. A function from a `Record` to a str says what stands beside it.
+
+    Returns
+    -------
+    History
+        One `Record` for each step.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        After Ctrl-C: between two steps, with the checkpoint written.
+    NonFiniteGradientError
+        A gradient with a NaN or an infinity; its step has not been made.
+    ModelFileError
+        The checkpoint to resume from is damaged, or is one of another run.
+    TypeError, ValueError
+        Arguments that do not fit.
+
+    Notes
+    -----
+    A stateful network keeps its state from step to step, and is reset where an epoch
+    begins.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from bptt.optimizers import Adam
+    >>> network = Network(1, 8, 1, loss="squared_error", seed=0)
+    >>> x = np.linspace(-1, 1, 20, dtype=np.float32).reshape(20, 1, 1)
+    >>> history = train(network, (x, x**2), optimizer=Adam(0.02), steps=200, clip=1.0)
+    >>> bool(history.loss[-1] < history.loss[0] / 10)
+    True
+    """
+    if not isinstance(network, Network):
+        raise TypeError(f"network must be a bptt.Network, got {network!r}")
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(
+            f"optimizer must be one of bptt.optimizers, as Adam(), got {optimizer!r}"
+        )
+    batch_of, epoch = _as_batches(batches)
+    if validate_every is None:
+        validate_every = epoch if epoch and epoch > 1 else 100
+    if patience is not None and validation is None:
+        raise ValueError("patience needs a validation to watch, got None")
+    if resume and checkpoint is None:
+        raise ValueError("resume needs the name of a checkpoint, got None")
+    trainer = _Trainer(
+        run=Run(network, optimizer),
+        batch_of=batch_of,
+        epoch=epoch,
+        total=_total_steps(steps, epochs, epoch),
+        clip=math.inf if clip is None else as_positive("clip", clip),
+        nonfinite=nonfinite,
+        validation=_as_validation(validation),
+        validate_every=as_size("validate_every", validate_every),
+        patience=None if patience is None else as_size("patience", patience),
+        callbacks=tuple(callbacks),
+        path=None if checkpoint is None else check_path("checkpoint", checkpoint),
+        checkpoint_every=as_size("checkpoint_every", checkpoint_every),
+    )
+    return trainer.train(resume, progress)
+
+
+class _Trainer:
+    """The loop of one run; `train` says what the arguments are."""
+
+    def __init__(
+        self,
+        *,
+        run: Run,
+        batch_of: Batches,
+        epoch: int | None,
+        total: int,
+        clip: float,
+        nonfinite: str,
+        validation: Callable[[Network], float] | None,
+        validate_every: int,
+        patience: int | None,
+        callbacks: tuple[Callback, ...],
+        path: Path | None,
+        checkpoint_every: int,
+    ) -> None:
+        self.run = run
+        self.batch_of = batch_of
+        self.epoch = epoch
+        self.total = total
+        self.clip = clip
+        self.nonfinite = nonfinite
+        self.validation = validation
+        self.validate_every = validate_every
+        self.patience = patience
+        self.callbacks = callbacks
+        self.path = path
+        self.checkpoint_every = checkpoint_every
+        self.interrupts = Interrupts()
+
+    def train(self, resume: bool, progress: Progress) -> History:
+        """Make the steps that are left, and return the history of all."""
+        run = self.run
+        if resume and self.path is not None and self.path.exists():
+            _checkpoint.restore(self.path, run)
+        run.state = run.network.state
+        start = len(run.history.records)
+        with self.interrupts, _bar(progress, self.total, start) as show:
+            try:
+                run.history.stopped = self._loop(show)
+                self._save(start)
+            except BaseException as error:
+                # The state of the step that was not completed is of no use.
+                run.network.state = run.state
+                if isinstance(error, KeyboardInterrupt):
+                    self._save(start)
+                raise
+        if self.patience is not None:
+            for name, p in run.best.items():
+                run.network.params[name][...] = p
+        return run.history
+
+    def _loop(self, show: Callback) -> str:
+        """Make steps until there is a reason to stop, and return it."""
+        history = self.run.history
+        while True:
+            step = len(history.records)
+            if self._validation_is_due(step):
+                self._validate(step)
+            if self.patience is not None and history.since_best() >= self.patience:
+                return "patience"
+            if step >= self.total:
+                return "steps"
+            record = self._step(step)
+            show(record)
+            answers = [callback(record) for callback in self.callbacks]
+            if any(answer is True for answer in answers):
+                return "callback"
+            if record.step % self.checkpoint_every == 0:
+                self._save(0)
+
+    def _step(self, step: int) -> Record:
+        """Make one step, entirely or not at all."""
+        run, network, optimizer = self.run, self.run.network, self.run.optimizer
+        if self.epoch and step % self.epoch == 0:
+            network.reset()
+        loss, grads = network.loss_and_gradients(*self.batch_of(step))
+        clipped, norm = clip_norm(grads.params, self.clip, nonfinite=self.nonfinite)
+        with self.interrupts.held():
+            rate = optimizer.rate
+            optimizer.update(network.params, clipped)
+            run.state = network.state
+            return run.history.add(loss, norm, norm > self.clip, rate)
+
+    def _validation_is_due(self, step: int) -> bool:
+        if self.validation is None or step == 0:
+            return False
+        done = self.run.history.validation
+        if done and done[-1][0] == step:  # before the checkpoint that was resumed
+            return False
+        return step % self.validate_every == 0 or step == self.total
+
+    def _validate(self, step: int) -> None:
+        assert self.validation is not None
+        run = self.run
+        loss = float(self.validation(run.network))
+        with self.interrupts.held():
+            run.history.validation.append((step, loss))
+            if self.patience is not None and run.history.since_best() == 0:
+                run.best = {name: p.copy() for name, p in run.network.params.items()}
+
+    def _save(self, start: int) -> None:
+        """Write the checkpoint, where there is one and a step was made since start."""
+        if self.path is not None and len(self.run.history.records) > start:
+            with self.interrupts.held():
+                _checkpoint.save(self.path, self.run)
+
+
+def _as_batches(
+    batches: Batches | tuple[ArrayLike, ArrayLike],
+) -> tuple[Batches, int | None]:
+    """Return a function of the step, and the number of steps in an epoch if known."""
+    if isinstance(batches, tuple) and len(batches) == 2:
+        batch = batches
+        return (lambda step: batch), 1
+    if not callable(batches):
+        raise TypeError(
+            "batches must be (x, target) or a function from the step to such a pair, "
+            f"got {type(batches).__name__}"
+        )
+    return batches, len(batches) if hasattr(batches, "__len__") else None
+
+
+def _total_steps(steps: int | None, epochs: int | None, epoch: int | None) -> int:
+    if (steps is None) == (epochs is None):
+        raise ValueError(
+            f"one of steps and epochs must be given, got {steps!r} and {epochs!r}"
+        )
+    if steps is not None:
+        return as_size("steps", steps)
+    if epoch is None:
+        raise ValueError("epochs needs batches that have a length; give steps instead")
+    return as_size("epochs", epochs) * epoch
+
+
+def _as_validation(
+    validation: Validation | None,
+) -> Callable[[Network], float] | None:
+    if validation is None or callable(validation):
+        return validation
+    if not (isinstance(validation, tuple) and len(validation) == 2):
+        raise TypeError(
+            "validation must be (x, target) or a function of the network, "
+            f"got {type(validation).__name__}"
+        )
+    x, target = validation
+    return lambda network: network.evaluate(x, target)
+
+
+@contextlib.contextmanager
+def _bar(progress: Progress, total: int, start: int) -> Iterator[Callback]:
+    """Give what shows a record: a tqdm bar, or nothing."""
+    installed = importlib.util.find_spec("tqdm") is not None
+    wanted = progress is True or (progress is not False and sys.stderr.isatty())
+    if not wanted or not (installed or progress is True):
+        yield lambda record: None
+        return
+    if not installed:
+        raise ImportError("a progress bar needs tqdm: pip install 'bptt[train]'")
+    from tqdm import tqdm
+
+    describe = progress if callable(progress) else _describe
+    with tqdm(total=total, initial=start, unit="step", file=sys.stderr) as bar:
+
+        def show(record: Record) -> None:
+            bar.set_postfix_str(describe(record), refresh=False)
+            bar.update()
+
+        yield show
+
+
+def _describe(record: Record) -> str:
+    return (
+        f"loss {record.loss:.4g}, |g| {record.norm:.3g}, "
+        f"clipped {record.clipped_fraction:.0%}"
+    )
