@@ -1,0 +1,1 @@
+"""The benchmark with everything that needs the repository: `python -m bench`."""

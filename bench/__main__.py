@@ -1,0 +1,38 @@
+"""Time a training step beside NumPy, PyTorch, JAX and oneDNN, and the machine's peak.
+
+``python -m bench`` prints the table, ``python -m bench scaling`` the cost against T, H,
+B and threads, ``python -m bench roofline`` draws the roofline.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from bench import roofline, scaling
+from bptt.bench import command
+from bptt.bench.runner import BUILT_IN
+
+ROOT = str(Path(__file__).parent.parent)
+TARGETS = BUILT_IN | {
+    "onednn": "bench.drivers:OneDNN",
+    "peak": "bench.drivers:Peak",
+}
+
+
+def main(arguments):
+    """Run one of the three commands."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_arguments(parser, TARGETS)
+    other = {"scaling": scaling, "roofline": roofline}.get(*arguments[:1] or [""])
+    if other is None:
+        command.run(parser.parse_args(arguments), TARGETS, ROOT)
+    else:
+        other.main(arguments[1:], TARGETS, ROOT)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
