@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 from bptt._backend import show_config
+from bptt._threads import get_num_threads, set_num_threads, threads
 from bptt.activations import Activation
 from bptt.clipping import clip_norm, clip_value
 from bptt.recurrence import Gradients, Tape, backward, forward
 
 if TYPE_CHECKING:
-    from bptt import initializers, losses, optimizers
+    from bptt import data, initializers, losses, optimizers, schedules
     from bptt.network import Network
     from bptt.training import train
 
@@ -31,11 +32,16 @@ __all__ = [
     "backward",
     "clip_norm",
     "clip_value",
+    "data",
     "forward",
+    "get_num_threads",
     "initializers",
     "losses",
     "optimizers",
+    "schedules",
+    "set_num_threads",
     "show_config",
+    "threads",
     "train",
 ]
 
@@ -43,9 +49,11 @@ __all__ = [
 _LAZY = {
     "Network": ("bptt.network", "Network"),
     "train": ("bptt.training", "train"),
+    "data": ("bptt.data", None),
     "initializers": ("bptt.initializers", None),
     "losses": ("bptt.losses", None),
     "optimizers": ("bptt.optimizers", None),
+    "schedules": ("bptt.schedules", None),
 }
 
 

@@ -59,9 +59,9 @@ def _softplus(a: Array, alpha: float, beta: float) -> Array:
 
 def _softsign(a: Array, alpha: float, beta: float) -> Array:
     # Infinity over infinity is 1 here: the bounds of the range are reached at the ends.
-    s = a / (1 + np.where(a.real < 0, -a, a))
-    s = np.where(np.isinf(a.real), np.sign(a.real), s)
-    return s.astype(a.dtype, copy=False)
+    s: Array = a / (1 + np.where(a.real < 0, -a, a))
+    s[np.isinf(a.real)] = np.sign(a.real[np.isinf(a.real)])
+    return s
 
 
 def _hard_sigmoid(a: Array, alpha: float, beta: float) -> Array:

@@ -12,12 +12,16 @@ PACKAGE = Path(bptt.__file__).parent
 # From the ground up. A module may import those of lower levels, and its own package.
 LEVELS = [
     {"_validation", "activations"},
+    {"_threads"},
     {"_kernels", "_reference"},
     {"_backend"},
     {"clipping", "recurrence"},
-    {"initializers", "losses", "optimizers", "schedules"},
-    {"network", "serialization"},
+    {"initializers", "losses", "schedules"},
+    {"optimizers", "serialization"},
+    {"network"},
+    {"_checkpoint", "_interrupts", "data", "history"},
     {"training"},
+    {"bench"},
     {"cli"},
 ]
 LEVEL = {name: n for n, level in enumerate(LEVELS) for name in level}
