@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -104,10 +104,9 @@ def as_size(name: str, value: Any) -> int:
 
 def as_positive(name: str, value: Any) -> float:
     """Return value as a float above 0; infinity is allowed."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a number, got {value!r}") from None
+    if not isinstance(value, SupportsFloat):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    number = float(value)
     if math.isnan(number) or number <= 0:
         raise ValueError(f"{name} must be positive, got {value!r}")
     return number

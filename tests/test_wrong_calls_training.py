@@ -1,0 +1,86 @@
+"""Wrong calls of the network and its training, each with the message it must give."""
+
+import numpy as np
+import pytest
+
+import bptt
+from bptt import initializers, losses, optimizers, schedules
+
+x, target = np.ones((5, 3, 4), np.float32), np.zeros((5, 3), int)
+network = bptt.Network(4, 6, 2, seed=0)
+adam = optimizers.Adam()
+
+
+def make(*sizes, **options):
+    return lambda: bptt.Network(*(sizes or (4, 6, 2)), **options)
+
+
+def learn(x=x, target=target, **options):
+    return lambda: network.loss_and_gradients(x, target, **options)
+
+
+def train(batches=(x, target), optimizer=adam, steps=1, **options):
+    return lambda: bptt.train(
+        network, batches, optimizer=optimizer, steps=steps, **options
+    )
+
+
+def call(function, *args, **options):
+    return lambda: function(*args, **options)
+
+
+CALLS = [
+    # the network
+    (make(0, 6, 2), "input_size must be at least 1, got 0"),
+    (make(4, -6, 2), "hidden_size must be at least 1, got -6"),
+    (make(4, 6, 2.5), "output_size must be an integer, got float"),
+    (make(True, 6, 2), "input_size must be at least 1, got True"),
+    (make(activation="softmax"), "activation must be one of identity, sigmoid"),
+    (make(loss="mse"), "loss must be one of 'squared_error', 'cross_entropy', 'binary_cross_entropy'; got 'mse'"),
+    (make(readout="first"), "readout must be one of 'every', 'last'; got 'first'"),
+    (make(dtype=np.float16), "dtype must be float32 or float64, got float16"),
+    (make(init="he"), "initializer must be one of 'zeros', 'uniform'"),
+    (make(seed=-1), "seed must be a non-negative integer"),
+    (learn(x[..., :3]), "x must have shape (T, B, I) = (T, B, 4) to fit W, got (5, 3, 3)"),
+    (learn(x.astype(float)), "x must have dtype float32 like the other arrays, got float64"),
+    (learn(target=target[:4]), "target must have shape f.shape[:-1] = (5, 3), got (4, 3)"),
+    (learn(target=target + 2), "target must hold class ids from 0 to O - 1 = 1, got 2"),
+    (learn(target=target - 1), "target must hold class ids from 0 to O - 1 = 1, got -1"),
+    (learn(target=target + 0.5), "target must hold integer class ids for cross_entropy, got float64"),
+    (learn(z0=np.ones((3, 5), np.float32)), "z0 must have shape (B, H) = (3, 6), got (3, 5)"),
+    # losses
+    (call(losses.squared_error, x, target), "target must have shape f.shape = (5, 3, 4), got (5, 3)"),
+    (call(losses.binary_cross_entropy, x, x + 1), "target must be from 0 to 1 for binary_cross_entropy, got values from 2 to 2"),
+    (call(losses.squared_error, target, target), "f must have dtype float32 or float64, got int64"),
+    # optimisers and schedules
+    (call(optimizers.SGD, -0.1), "learning_rate must be positive, got -0.1"),
+    (call(optimizers.SGD, 0.1, momentum=1.0), "momentum must be from 0 to below 1, got 1.0"),
+    (call(optimizers.Adam, 0.1, beta2=1.0), "beta2 must be from 0 to below 1, got 1.0"),
+    (call(schedules.cosine, 0.1, 0), "steps must be at least 1, got 0"),
+    # initialisers
+    (call(initializers.get, "he"), "initializer must be one of 'zeros', 'uniform'"),
+    (call(initializers.spectral_radius, (3, 4), rho=0.9), "shape must be square, got (3, 4)"),
+    (call(initializers.normal, (3, 4), std=-1.0), "std must be positive, got -1.0"),
+    # training
+    (lambda: bptt.train("net", (x, target), optimizer=adam, steps=1), "network must be a bptt.Network, got 'net'"),
+    (train(optimizer="adam"), "optimizer must be one of bptt.optimizers, as Adam(), got 'adam'"),
+    (train(steps=0), "steps must be at least 1, got 0"),
+    (train(steps=None), "one of steps and epochs must be given, got None and None"),
+    (train(epochs=1), "one of steps and epochs must be given, got 1 and 1"),
+    (train(clip=-1.0), "clip must be positive, got -1.0"),
+    (train(clip="1"), "clip must be a number, got '1'"),
+    (train(nonfinite="skip"), "nonfinite must be one of 'raise', 'zero', 'pass'; got 'skip'"),
+    (train(patience=3), "patience needs a validation to watch, got None"),
+    (train(resume=True), "resume needs the name of a checkpoint, got None"),
+    (train(checkpoint="run.txt"), "checkpoint must end in .safetensors or .npz, got 'run.txt'"),
+    (train(batches=x), "batches must be (x, target) or a function from the step to such a pair, got ndarray"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("wrong", "message"), CALLS)
+def test_a_wrong_call_says_what_is_wrong(wrong, message):
+    with pytest.raises((TypeError, ValueError)) as raised:
+        wrong()
+    assert message in str(raised.value)
+    assert str(raised.value).startswith(message.split()[0])
+    assert "\n" not in str(raised.value)
