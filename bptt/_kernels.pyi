@@ -4,27 +4,29 @@ from numpy.typing import NDArray
 
 from bptt.activations import Activation
 
-Array = NDArray[Any]
+_Array = NDArray[Any]
+
+__test__: dict[str, str]
 
 def forward(
-    x: Array,
-    W: Array,
-    V: Array,
-    b: Array | None,
-    z: Array,
+    x: _Array,
+    W: _Array,
+    V: _Array,
+    b: _Array | None,
+    z: _Array,
     activation: Activation,
 ) -> None: ...
 def backward(
-    x: Array,
-    W: Array,
-    V: Array,
-    z: Array,
+    x: _Array,
+    W: _Array,
+    V: _Array,
+    z: _Array,
     activation: Activation,
-    dz: Array | None,
-    dz_last: Array | None,
-    dW: Array,
-    dV: Array,
-    db: Array | None,
-    dz0: Array,
-    dx: Array | None,
+    dz: _Array | None,
+    dz_last: _Array | None,
+    dW: _Array,
+    dV: _Array,
+    db: _Array | None,
+    dz0: _Array,
+    dx: _Array | None,
 ) -> None: ...
