@@ -6,6 +6,7 @@ BPTT_DEBUG=1         bounds checks and assertions on, no optimisation.
 
 import os
 import sys
+from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -23,7 +24,7 @@ DIRECTIVES = {
     "freethreading_compatible": True,
 }
 
-HEADERS = ["bptt/csrc/step.h", "bptt/csrc/step.inc.h"]
+CSRC = Path("bptt/csrc")
 
 
 class BuildExtension(build_ext):
@@ -39,6 +40,8 @@ class BuildExtension(build_ext):
         )
         for extension in self.extensions:
             extension.extra_compile_args = flags
+            if self.compiler.compiler_type != "msvc":
+                extension.extra_link_args = ["-pthread"]
         try:
             super().build_extensions()
         except Exception:
@@ -55,9 +58,9 @@ def extensions():
         return []
     kernels = Extension(
         "bptt._kernels",
-        ["bptt/_kernels.pyx"],
+        ["bptt/_kernels.pyx", *map(str, sorted(CSRC.glob("*.c")))],
         include_dirs=["bptt/csrc"],
-        depends=HEADERS,
+        depends=[*map(str, CSRC.glob("*.h"))],
         define_macros=[] if DEBUG else [("NDEBUG", "1")],
     )
     return cythonize([kernels], build_dir="build", compiler_directives=DIRECTIVES)

@@ -1,233 +1,325 @@
-/* One text for both types: step.h includes it with REAL, NAME and MATH defined. */
-#ifndef REAL
-#error "step.inc.h is included by step.h"
-#endif
+/* One recurrent step: the tile with the activation as its epilogue.
+ *
+ *     forward     z[t]  = sigma(a[t] + z[t-1] V)        z[t]'s slot holds a[t] on entry
+ *     backward    da[t] = (g[t] + da[t+1] V^T) * sigma'(z[t])
+ *
+ * The backward step is the forward step mirrored: the same product with V^T for V, and
+ * sigma' of the stored state where sigma was.
+ */
+#define forward_job        NAME(forward_job)
+#define backward_job       NAME(backward_job)
+#define step_run           NAME(step_run)
+#define narrow_sums        NAME(narrow_sums)
+#define narrow_forward     NAME(narrow_forward)
+#define narrow_backward    NAME(narrow_backward)
+#define narrow_forward_fn  NAME(narrow_forward_fn)
+#define narrow_backward_fn NAME(narrow_backward_fn)
+#define is_narrow          NAME(is_narrow)
+#define prefetch_step      NAME(prefetch_step)
+#define activate           NAME(activate)
+#define deactivate         NAME(deactivate)
+#define step_forward       NAME(step_forward)
+#define step_backward      NAME(step_backward)
+#define state_backward     NAME(state_backward)
 
-typedef struct {
-    int code;
-    REAL alpha, beta;
-} NAME(activation);
-
-static inline REAL NAME(sigma)(NAME(activation) f, REAL a)
+/* Terms in a run of the recurrent sum, from H alone. A single row needs some 8 sums at
+ * once to hide the latency of FMA, so a narrow layer cuts its sum into more runs. */
+INLINE ptrdiff_t step_run(ptrdiff_t H)
 {
-    switch (f.code) {
-    case BPTT_IDENTITY:
-        return a;
-    case BPTT_SIGMOID: {
-        REAL e = MATH(exp)(-MATH(fabs)(a));
-        return (a < 0 ? e : 1) / (1 + e);
+    ptrdiff_t runs = H <= 2 * VLEN ? 4 : H <= 2 * GEMM_RUN ? 2 : 0;
+    return runs == 0 ? GEMM_RUN : (H + runs - 1) / runs;
+}
+
+typedef struct forward_job {
+    const bptt_cell *cell;
+    real *z, *z_packed;
+    ptrdiff_t packed_panel;
+} forward_job;
+
+typedef struct backward_job {
+    const bptt_cell *cell;
+    const real *z;
+    view da;
+    real *da_rows;
+    ptrdiff_t rows_panel;
+} backward_job;
+
+/* A single narrow row is bound by the latency of one step after the other, so nothing
+ * of it goes through memory but z and da: sums, activation and stores are one function.
+ */
+#define NARROW_VECTORS 4
+
+typedef void narrow_forward_fn(const bptt_cell *cell, const real *z_prev, real *z);
+typedef void narrow_backward_fn(const bptt_cell *cell, const real *da_next,
+                                const real *g, const real *z, real *da, real *da_rows,
+                                ptrdiff_t rows_panel);
+
+INLINE void narrow_sums(const int nv, const bptt_cell *cell, const real *A, vreal *sum)
+{
+    const ptrdiff_t H = cell->H, len = step_run(H);
+    row_sums(nv, nv <= 2 ? 4 : 2, A, PANEL, cell->V, H * PANEL, 0, len, H, sum);
+}
+
+INLINE void narrow_forward(const int code, const int nv, const bptt_cell *cell,
+                           const real *z_prev, real *z)
+{
+    const ptrdiff_t last = cell->H - (nv - 1) * VLEN;
+    const vreal alpha = v_set1((real)cell->alpha), beta = v_set1((real)cell->beta);
+    vreal a[ROW_VECTORS];
+    UNROLL
+    for (int v = 0; v < nv; v++)
+        a[v] = load_row(z + v * VLEN, v < nv - 1 ? VLEN : last);
+    narrow_sums(nv, cell, z_prev, a);
+    UNROLL
+    for (int v = 0; v < nv; v++)
+        store_row(z + v * VLEN, v_sigma(code, a[v], alpha, beta),
+                  v < nv - 1 ? VLEN : last);
+}
+
+INLINE void narrow_backward(const int code, const int nv, const bptt_cell *cell,
+                            const real *da_next, const real *g, const real *z, real *da,
+                            real *da_rows, ptrdiff_t rows_panel)
+{
+    const ptrdiff_t last = cell->H - (nv - 1) * VLEN;
+    const vreal alpha = v_set1((real)cell->alpha), beta = v_set1((real)cell->beta);
+    vreal e[ROW_VECTORS], d[ROW_VECTORS];
+    UNROLL
+    for (int v = 0; v < nv; v++) {
+        const ptrdiff_t n = v < nv - 1 ? VLEN : last;
+        e[v] = g ? load_row(g + v * VLEN, n) : v_zero();
+        d[v] = v_dsigma(code, load_row(z + v * VLEN, n), alpha, beta);
     }
-    case BPTT_TANH:
-        return MATH(tanh)(a);
-    case BPTT_RELU:
-        return a <= 0 ? 0 : a;
-    case BPTT_LEAKY_RELU:
-        return a < 0 ? f.alpha * a : a;
-    case BPTT_ELU:
-        return a < 0 ? f.alpha * MATH(expm1)(a) : a;
-    case BPTT_SOFTPLUS:
-        return (a < 0 ? 0 : a) + MATH(log1p)(MATH(exp)(-MATH(fabs)(a)));
-    case BPTT_SOFTSIGN:
-        return isinf(a) ? MATH(copysign)(1, a) : a / (1 + MATH(fabs)(a));
-    case BPTT_HARD_SIGMOID: {
-        REAL line = f.alpha * a + f.beta;
-        return line <= 0 ? 0 : line >= 1 ? 1 : line;
-    }
-    case BPTT_SCALED_TANH:
-        return f.alpha * MATH(tanh)(f.beta * a);
-    case BPTT_THRESHOLDED_RELU:
-        return a < f.alpha ? 0 : a;
-    default: /* BPTT_AFFINE */
-        return f.alpha * a + f.beta;
+    if (da_next)
+        narrow_sums(nv, cell, da_next, e);
+    UNROLL
+    for (int v = 0; v < nv; v++) {
+        e[v] = v_mul(e[v], d[v]);
+        v_store(da + v * VLEN, e[v]);
+        v_store(da_rows + v / 2 * rows_panel + v % 2 * VLEN, e[v]);
     }
 }
 
-/* sigma'(a) as a function of z = sigma(a); a NaN state has a NaN slope. */
-static inline REAL NAME(dsigma)(NAME(activation) f, REAL z)
-{
-    switch (f.code) {
-    case BPTT_IDENTITY:
-        return 1;
-    case BPTT_SIGMOID:
-        return z * (1 - z);
-    case BPTT_TANH:
-        return 1 - z * z;
-    case BPTT_RELU:
-    case BPTT_THRESHOLDED_RELU:
-        return isnan(z) ? z : z > 0 ? 1 : 0;
-    case BPTT_LEAKY_RELU:
-        return isnan(z) ? z : z > 0 ? 1 : f.alpha;
-    case BPTT_ELU:
-        return isnan(z) ? z : z > 0 ? 1 : z + f.alpha;
-    case BPTT_SOFTPLUS:
-        return -MATH(expm1)(-z);
-    case BPTT_SOFTSIGN:
-        return (1 - MATH(fabs)(z)) * (1 - MATH(fabs)(z));
-    case BPTT_HARD_SIGMOID:
-        return isnan(z) ? z : z > 0 && z < 1 ? f.alpha : 0;
-    case BPTT_SCALED_TANH:
-        return f.beta * (f.alpha - z * z / f.alpha);
-    default: /* BPTT_AFFINE */
-        return f.alpha;
+#define ACTIVATE(code)                                                             \
+    static void NAME(activate_##code)(const void *job, ptrdiff_t r, ptrdiff_t c,   \
+                                      ptrdiff_t m, ptrdiff_t n)                    \
+    {                                                                              \
+        activate(code, job, r, c, m, n);                                           \
+    }                                                                              \
+    static void NAME(deactivate_##code)(const void *job, ptrdiff_t r, ptrdiff_t c, \
+                                        ptrdiff_t m, ptrdiff_t n)                  \
+    {                                                                              \
+        deactivate(code, job, r, c, m, n);                                         \
     }
-}
 
-/* c (M, N) += a (M, K) b (K, N) */
-static inline void NAME(add_product)(
-    ptrdiff_t M,
-    ptrdiff_t N,
-    ptrdiff_t K,
-    const REAL *restrict a, /* IN */
-    const REAL *restrict b, /* IN */
-    REAL *restrict c)       /* IN, OUT */
+/* z = sigma(a), in place and once more into the packed state that the next step reads.
+ */
+INLINE void activate(const int code, const void *job, ptrdiff_t r0, ptrdiff_t c0,
+                     ptrdiff_t m, ptrdiff_t n)
 {
-    for (ptrdiff_t m = 0; m < M; m++)
-        for (ptrdiff_t k = 0; k < K; k++) {
-            const REAL a_mk = a[m * K + k];
-            for (ptrdiff_t n = 0; n < N; n++)
-                c[m * N + n] += a_mk * b[k * N + n];
+    const forward_job *x = job;
+    ptrdiff_t H = x->cell->H;
+    vreal alpha = v_set1((real)x->cell->alpha), beta = v_set1((real)x->cell->beta);
+    for (ptrdiff_t c = c0; c < c0 + n; c += VLEN) {
+        ptrdiff_t last = c0 + n - c < VLEN ? c0 + n - c : VLEN;
+        real *z = x->z + r0 * H + c;
+        real *packed = NULL;
+        if (x->z_packed)
+            packed = x->z_packed + c / PANEL * x->packed_panel + r0 * PANEL + c % PANEL;
+        for (ptrdiff_t r = 0; r < m; r++) {
+            vreal s = v_sigma(code, load_row(z + r * H, last), alpha, beta);
+            store_row(z + r * H, s, last);
+            if (packed)
+                v_store(packed + r * PANEL, s);
         }
-}
-
-/* c (K, N) += a (M, K)^T b (M, N) */
-static inline void NAME(add_transposed_product)(
-    ptrdiff_t M,
-    ptrdiff_t N,
-    ptrdiff_t K,
-    const REAL *restrict a, /* IN */
-    const REAL *restrict b, /* IN */
-    REAL *restrict c)       /* IN, OUT */
-{
-    for (ptrdiff_t m = 0; m < M; m++)
-        for (ptrdiff_t k = 0; k < K; k++) {
-            const REAL a_mk = a[m * K + k];
-            for (ptrdiff_t n = 0; n < N; n++)
-                c[k * N + n] += a_mk * b[m * N + n];
-        }
-}
-
-/* a (B, H) <- b, or zeros where there is no bias */
-static inline void NAME(begin)(
-    ptrdiff_t B,
-    ptrdiff_t H,
-    const REAL *restrict b, /* IN (H), may be NULL */
-    REAL *restrict a)       /* OUT */
-{
-    for (ptrdiff_t r = 0; r < B; r++)
-        for (ptrdiff_t n = 0; n < H; n++)
-            a[r * H + n] = b ? b[n] : 0;
-}
-
-/* a (B, H) += W[ids], a row for each sequence */
-static inline void NAME(add_rows)(
-    ptrdiff_t B,
-    ptrdiff_t H,
-    const ptrdiff_t *restrict ids, /* IN (B) */
-    const REAL *restrict W,        /* IN (I, H) */
-    REAL *restrict a)              /* IN, OUT */
-{
-    for (ptrdiff_t r = 0; r < B; r++)
-        for (ptrdiff_t n = 0; n < H; n++)
-            a[r * H + n] += W[ids[r] * H + n];
-}
-
-/* dW[ids] += da, a row for each sequence: add_rows backwards */
-static inline void NAME(scatter_rows)(
-    ptrdiff_t B,
-    ptrdiff_t H,
-    const ptrdiff_t *restrict ids, /* IN (B) */
-    const REAL *restrict da,       /* IN (B, H) */
-    REAL *restrict dW)             /* IN, OUT (I, H) */
-{
-    for (ptrdiff_t r = 0; r < B; r++)
-        for (ptrdiff_t n = 0; n < H; n++)
-            dW[ids[r] * H + n] += da[r * H + n];
-}
-
-/* db (H) += the rows of da (B, H) */
-static inline void
-NAME(add_to_row)(ptrdiff_t B, ptrdiff_t H, const REAL *restrict da, REAL *restrict db)
-{
-    for (ptrdiff_t r = 0; r < B; r++)
-        for (ptrdiff_t n = 0; n < H; n++)
-            db[n] += da[r * H + n];
-}
-
-/* z[t] <- sigma(x[t] W + z[t-1] V + b); x[t] is features or, with x NULL, ids */
-static inline void NAME(step_forward)(
-    ptrdiff_t B,
-    ptrdiff_t I,
-    ptrdiff_t H,
-    const REAL *restrict x,        /* IN (B, I)  x[t], or NULL */
-    const ptrdiff_t *restrict ids, /* IN (B)     ids of x[t], or NULL */
-    const REAL *restrict W,        /* IN (I, H) */
-    const REAL *restrict V,        /* IN (H, H) */
-    const REAL *restrict b,        /* IN (H)     or NULL */
-    const REAL *restrict z_prev,   /* IN (B, H)  z[t-1] */
-    REAL *restrict z,              /* OUT (B, H) z[t] */
-    int code,
-    REAL alpha,
-    REAL beta)
-{
-    const NAME(activation) f = {code, alpha, beta};
-
-    /* 1. z[t] <- x[t] W + b: a state's place holds its input until 2. */
-    NAME(begin)(B, H, b, z);
-    if (x)
-        NAME(add_product)(B, H, I, x, W, z);
-    else
-        NAME(add_rows)(B, H, ids, W, z);
-
-    /* 2. z[t] <- sigma(z[t] + z[t-1] V) */
-    NAME(add_product)(B, H, H, z_prev, V, z);
-    for (ptrdiff_t i = 0; i < B * H; i++)
-        z[i] = NAME(sigma)(f, z[i]);
-}
-
-/* step_forward backwards: its gradients at t are added to dW, dV and db */
-static inline void NAME(step_backward)(
-    ptrdiff_t B,
-    ptrdiff_t I,
-    ptrdiff_t H,
-    const REAL *restrict x,        /* IN (B, I)  x[t], or NULL */
-    const ptrdiff_t *restrict ids, /* IN (B)     ids of x[t], or NULL */
-    const REAL *restrict Wt,       /* IN (H, I)  W^T, with dx */
-    const REAL *restrict Vt,       /* IN (H, H)  V^T */
-    const REAL *restrict z_prev,   /* IN (B, H)  z[t-1] */
-    const REAL *restrict z,        /* IN (B, H)  z[t] */
-    const REAL *restrict dz,       /* IN (B, H)  or NULL */
-    REAL *restrict e,  /* IN (B, H)  what flows back to z[t], OUT to z[t-1] */
-    REAL *restrict da, /* OUT (B, H) scratch */
-    REAL *restrict dW, /* IN, OUT (I, H) */
-    REAL *restrict dV, /* IN, OUT (H, H) */
-    REAL *restrict db, /* IN, OUT (H) or NULL */
-    REAL *restrict dx, /* OUT (B, I) or NULL */
-    int code,
-    REAL alpha,
-    REAL beta)
-{
-    const NAME(activation) f = {code, alpha, beta};
-
-    /* 2. forward was z[t] <- sigma(.. + z[t-1] V), so now */
-    for (ptrdiff_t i = 0; i < B * H; i++)
-        da[i] = (dz ? e[i] + dz[i] : e[i]) * NAME(dsigma)(f, z[i]);
-    memset(e, 0, (size_t)(B * H) * sizeof(REAL));
-    NAME(add_product)(B, H, H, da, Vt, e);
-    NAME(add_transposed_product)(B, H, H, z_prev, da, dV);
-
-    /* 1. forward was z[t] <- x[t] W + b, so now */
-    if (db)
-        NAME(add_to_row)(B, H, da, db);
-    if (x)
-        NAME(add_transposed_product)(B, H, I, x, da, dW);
-    else
-        NAME(scatter_rows)(B, H, ids, da, dW);
-    if (dx) {
-        memset(dx, 0, (size_t)(B * I) * sizeof(REAL));
-        NAME(add_product)(B, I, H, da, Wt, dx);
     }
 }
 
-#undef REAL
-#undef NAME
-#undef MATH
+/* da = e sigma'(z), where the product has left e in da; once more into da_rows, for the
+ * products of the chunk. What the next step reads is kept compact: rows that lie far
+ * apart cost it up to a tenth. */
+INLINE void deactivate(const int code, const void *job, ptrdiff_t r0, ptrdiff_t c0,
+                       ptrdiff_t m, ptrdiff_t n)
+{
+    const backward_job *x = job;
+    ptrdiff_t H = x->cell->H;
+    vreal alpha = v_set1((real)x->cell->alpha), beta = v_set1((real)x->cell->beta);
+    for (ptrdiff_t c = c0; c < c0 + n; c += VLEN) {
+        ptrdiff_t last = c0 + n - c < VLEN ? c0 + n - c : VLEN;
+        const real *z = x->z + r0 * H + c;
+        real *da = x->da.p + c / PANEL * x->da.panel + r0 * PANEL + c % PANEL;
+        real *rows = x->da_rows + c / PANEL * x->rows_panel + r0 * PANEL + c % PANEL;
+        for (ptrdiff_t r = 0; r < m; r++) {
+            vreal d = v_dsigma(code, load_row(z + r * H, last), alpha, beta);
+            vreal e = v_load(da + r * PANEL);
+            d = v_mul(e, d);
+            v_store(da + r * PANEL, d);
+            v_store(rows + r * PANEL, d);
+        }
+    }
+}
+
+#define EACH(f) f(0) f(1) f(2) f(3) f(4) f(5) f(6) f(7) f(8) f(9) f(10) f(11)
+EACH(ACTIVATE)
+#define ENTRY(code) NAME(activate_##code),
+static epilogue_fn *const NAME(activate_fns)[BPTT_ACTIVATION_COUNT] = {EACH(ENTRY)};
+#undef ENTRY
+#define ENTRY(code) NAME(deactivate_##code),
+static epilogue_fn *const NAME(deactivate_fns)[BPTT_ACTIVATION_COUNT] = {EACH(ENTRY)};
+#undef ENTRY
+#undef EACH
+#undef ACTIVATE
+
+/* Of the activations in everyday use; the others take the general path, to the same
+ * bits. */
+#define NARROW(code)                                                                   \
+    static void NAME(narrow_forward_##code)(const bptt_cell *cell, const real *z_prev, \
+                                            real *z)                                   \
+    {                                                                                  \
+        switch ((cell->H + VLEN - 1) / VLEN) {                                         \
+        case 1:                                                                        \
+            narrow_forward(code, 1, cell, z_prev, z);                                  \
+            break;                                                                     \
+        case 2:                                                                        \
+            narrow_forward(code, 2, cell, z_prev, z);                                  \
+            break;                                                                     \
+        case 3:                                                                        \
+            narrow_forward(code, 3, cell, z_prev, z);                                  \
+            break;                                                                     \
+        default:                                                                       \
+            narrow_forward(code, 4, cell, z_prev, z);                                  \
+            break;                                                                     \
+        }                                                                              \
+    }                                                                                  \
+    static void NAME(narrow_backward_##code)(const bptt_cell *cell, const real *next,  \
+                                             const real *g, const real *z, real *da,   \
+                                             real *rows, ptrdiff_t panel)              \
+    {                                                                                  \
+        switch ((cell->H + VLEN - 1) / VLEN) {                                         \
+        case 1:                                                                        \
+            narrow_backward(code, 1, cell, next, g, z, da, rows, panel);               \
+            break;                                                                     \
+        case 2:                                                                        \
+            narrow_backward(code, 2, cell, next, g, z, da, rows, panel);               \
+            break;                                                                     \
+        case 3:                                                                        \
+            narrow_backward(code, 3, cell, next, g, z, da, rows, panel);               \
+            break;                                                                     \
+        default:                                                                       \
+            narrow_backward(code, 4, cell, next, g, z, da, rows, panel);               \
+            break;                                                                     \
+        }                                                                              \
+    }
+NARROW(BPTT_SIGMOID)
+NARROW(BPTT_TANH)
+NARROW(BPTT_RELU)
+#define ENTRY(code) [code] = NAME(narrow_forward_##code)
+static narrow_forward_fn *const NAME(narrow_forward_fns)[BPTT_ACTIVATION_COUNT] = {
+    ENTRY(BPTT_SIGMOID), ENTRY(BPTT_TANH), ENTRY(BPTT_RELU)};
+#undef ENTRY
+#define ENTRY(code) [code] = NAME(narrow_backward_##code)
+static narrow_backward_fn *const NAME(narrow_backward_fns)[BPTT_ACTIVATION_COUNT] = {
+    ENTRY(BPTT_SIGMOID), ENTRY(BPTT_TANH), ENTRY(BPTT_RELU)};
+#undef ENTRY
+#undef NARROW
+
+INLINE int is_narrow(const bptt_cell *cell, bptt_share share)
+{
+    return NAME(narrow_forward_fns)[cell->activation] && cell->B == 1 &&
+           cell->H <= NARROW_VECTORS * VLEN && share.u0 == 0 &&
+           share.u1 == bptt_panels(cell->H, PANEL);
+}
+
+/* Fetch where the share's work on another step begins, for that has mostly been written
+ * by another core or long ago: the columns of a single row, or the first tile. */
+INLINE void prefetch_step(const bptt_cell *cell, bptt_share share, const real *p)
+{
+    const ptrdiff_t H = cell->H;
+    if (share.u0 >= share.u1)
+        return;
+    if (cell->B > 1) {
+        ptrdiff_t c = share.u0 / bptt_row_tiles(share.r1 - share.r0, TILE_ROWS) * PANEL;
+        view a = {(real *)(uintptr_t)(p + share.r0 * H + c), H, PANEL};
+        prefetch_tile(a, share.r1 - share.r0 < TILE_ROWS ? share.r1 - share.r0
+                                                         : TILE_ROWS);
+        return;
+    }
+    ptrdiff_t end = share.u1 * PANEL < H ? share.u1 * PANEL : H;
+    for (ptrdiff_t c = share.u0 * PANEL; c < end; c += VLEN)
+        PREFETCH_L1(p + c);
+}
+
+static void step_forward(const bptt_cell *cell, bptt_share share, const real *z_prev,
+                         ptrdiff_t prev_panel, real *z, real *z_packed,
+                         ptrdiff_t packed_panel)
+{
+    prefetch_step(cell, share, z + (cell->B > 1 ? 1 : 2) * cell->B * cell->H);
+    if (is_narrow(cell, share) && z_packed == NULL && prev_panel == PANEL) {
+        NAME(narrow_forward_fns)[cell->activation](cell, z_prev, z);
+        return;
+    }
+    forward_job job = {cell, z, z_packed, packed_panel};
+    view slot = {z, cell->H, PANEL};
+    product x = {cell->H,
+                 cell->H,
+                 step_run(cell->H),
+                 z_prev,
+                 prev_panel,
+                 cell->V,
+                 slot,
+                 slot,
+                 0,
+                 {NULL, 0, 0},
+                 NAME(activate_fns)[cell->activation],
+                 &job};
+    rows_times(&x, share);
+}
+
+/* da_next NULL: the last step, e[t] = g[t]. g NULL: g[t] = 0. */
+static void step_backward(const bptt_cell *cell, bptt_share share, const real *da_next,
+                          ptrdiff_t next_panel, const real *g, const real *z, real *da,
+                          ptrdiff_t da_panel, real *da_rows, ptrdiff_t rows_panel)
+{
+    const ptrdiff_t before = (cell->B > 1 ? 1 : 2) * cell->B * cell->H;
+    prefetch_step(cell, share, z - before);
+    if (g)
+        prefetch_step(cell, share, g - before);
+    if (is_narrow(cell, share) && next_panel == PANEL && da_panel == PANEL) {
+        NAME(narrow_backward_fns)
+        [cell->activation](cell, da_next, g, z, da, da_rows, rows_panel);
+        return;
+    }
+    view out = {da, PANEL, da_panel};
+    backward_job job = {cell, z, out, da_rows, rows_panel};
+    product x = {cell->H,
+                 da_next ? cell->H : 0,
+                 step_run(cell->H),
+                 da_next ? da_next : da,
+                 next_panel,
+                 cell->V,
+                 {(real *)(uintptr_t)g, cell->H, PANEL},
+                 out,
+                 1,
+                 {(real *)(uintptr_t)z, cell->H, PANEL},
+                 NAME(deactivate_fns)[cell->activation],
+                 &job};
+    rows_times(&x, share);
+}
+
+/* dz[0] = da[1] V^T */
+static void state_backward(const bptt_cell *cell, bptt_share share, const real *da,
+                           ptrdiff_t da_panel, real *dz0)
+{
+    product x = {cell->H,
+                 cell->H,
+                 step_run(cell->H),
+                 da,
+                 da_panel,
+                 cell->V,
+                 {NULL, 0, PANEL},
+                 {dz0, cell->H, PANEL},
+                 0,
+                 {NULL, 0, 0},
+                 NULL,
+                 NULL};
+    rows_times(&x, share);
+}

@@ -1,0 +1,110 @@
+"""What `_kernels.pyx` takes from C, and the layer its functions work on."""
+
+cdef extern from "kernels.h" nogil:
+    ctypedef struct Share "bptt_share":
+        pass
+
+    ctypedef struct Cell "bptt_cell":
+        Py_ssize_t B, H
+        const void *V
+        int activation
+        double alpha, beta
+
+    # Their types stand in kernels.h, where the C compiler checks the calls.
+    ctypedef void (*kernel)(...) noexcept nogil
+
+    ctypedef struct Kernels32 "bptt_kernels_f32":
+        Py_ssize_t panel, tile_rows
+        kernel pack, unpack, gemm, gemm_outer, sum_rows, gather, scatter
+        kernel step_forward, step_backward, state_backward
+        Py_ssize_t (*outer_tiles)(Py_ssize_t M) noexcept nogil
+
+    ctypedef struct Kernels64 "bptt_kernels_f64":
+        Py_ssize_t panel, tile_rows
+        kernel pack, unpack, gemm, gemm_outer, sum_rows, gather, scatter
+        kernel step_forward, step_backward, state_backward
+        Py_ssize_t (*outer_tiles)(Py_ssize_t M) noexcept nogil
+
+    Py_ssize_t panels_of "bptt_panels"(Py_ssize_t N, Py_ssize_t panel)
+    Py_ssize_t split "bptt_split"(Py_ssize_t size, Py_ssize_t i, Py_ssize_t n)
+
+cdef extern from "plan.h" nogil:
+    int COLUMNS "BPTT_COLUMNS", PIPELINE "BPTT_PIPELINE"
+    ctypedef struct Plan "bptt_plan":
+        Py_ssize_t chunks, steps
+        int threads, split
+    Plan make_plan "bptt_plan_make"(
+        Py_ssize_t T, Py_ssize_t B, Py_ssize_t I, Py_ssize_t H,
+        Py_ssize_t itemsize, Py_ssize_t panel, Py_ssize_t tile_rows, int threads)
+    Share share_step "bptt_share_step"(
+        const Plan *plan, Py_ssize_t B, Py_ssize_t H,
+        Py_ssize_t panel, Py_ssize_t tile_rows, int tid, int n)
+    Share share_gemm "bptt_share_gemm"(
+        Py_ssize_t R, Py_ssize_t N,
+        Py_ssize_t panel, Py_ssize_t tile_rows, int tid, int n)
+
+ctypedef void (*Body)(void *ctx, int tid, int n) noexcept nogil
+
+cdef extern from "pool.h" nogil:
+    ctypedef struct Barrier "bptt_barrier":
+        pass
+    void barrier_wait "bptt_barrier_wait"(Barrier *barrier, int tid, int n)
+    void stop_at "bptt_barrier_stop"(Barrier *barrier, Py_ssize_t turn)
+    bint stopped_at "bptt_barrier_stopped"(Barrier *barrier, Py_ssize_t turn)
+    int run_on_threads "bptt_pool_run"(Body body, void *ctx, int threads)
+    double seconds "bptt_seconds"()
+
+cdef extern from "dispatch.h" nogil:
+    ctypedef struct Isa "bptt_isa":
+        const char *name
+        const Kernels32 *f32
+        const Kernels64 *f64
+    const Isa *isa_at "bptt_isa_at"(int i)
+    const Isa *isa_find "bptt_isa_find"(const char *name)
+    Py_ssize_t cache_size "bptt_cache_size"(int level)
+    const char *compiler "bptt_compiler"()
+
+cdef extern from "Python.h":
+    # Declared without its exception, which is to stay set until the call returns.
+    int PyErr_CheckSignals() noexcept
+
+
+ctypedef fused real:
+    float
+    double
+
+ctypedef fused Kernels:
+    Kernels32
+    Kernels64
+
+# A layer, as the threads of one call share it.
+cdef struct Layer:
+    Py_ssize_t T, B, I, H
+    const void *x                # (T, B, I), or NULL
+    const Py_ssize_t *ids        # (T, B), where x is NULL
+    const void *W                # (I, H), element (i, h) at W[i * W_i + h * W_h]
+    const void *V                # (H, H), likewise
+    const void *b                # (H), or NULL
+    void *z                      # (T + 1, B, H)
+    const void *dz               # (T, B, H), or NULL
+    const void *dz_last          # (B, H), or NULL; in place of dz[T-1]
+    void *dW
+    void *dV
+    void *db                     # or NULL
+    void *dz0
+    void *dx                     # or NULL
+    Py_ssize_t W_i, W_h, V_i, V_h, itemsize, panel
+    Cell cell
+    Plan plan
+    Barrier barrier
+    void *packed_V               # forward V, backward V^T
+    void *packed_W               # forward W, backward W^T
+    void *packed_x               # of a chunk
+    void *packed_z               # of a chunk
+    void *packed_da              # of a chunk, or of two
+    void *packed_dV              # sums over chunks
+    void *packed_dW
+    void *packed_state           # forward z, backward da: of the last two steps
+    bint main_thread             # where Python's signals are handled
+    bint interrupted
+    double watched               # when signals were last looked for

@@ -1,0 +1,255 @@
+/* Products of packed operands, from the tile. The contracts are in README.md.
+ *
+ * Order of every sum: k ascending in runs of at most `run` terms; the first run starts
+ * from what is given (bias, a[t], g[t]), each later one from zero and is then added.
+ * A run depends on the length of the sum alone, never on the tile, B or the threads.
+ */
+/* Terms of a run: 48 KiB of a panel. Shorter ones load and store the sums more often.
+ */
+#define GEMM_RUN       (1536 / (REAL_BITS / 8))
+#define product        NAME(product)
+#define epilogue_fn    NAME(epilogue_fn)
+#define rows_times     NAME(rows_times)
+#define tiles_of_panel NAME(tiles_of_panel)
+#define gemm           NAME(gemm)
+#define gemm_outer     NAME(gemm_outer)
+#define row_times      NAME(row_times)
+#define group_times    NAME(group_times)
+#define outer_tiles    NAME(outer_tiles)
+#define outer_tile     NAME(outer_tile)
+#define outer_tile_at  NAME(outer_tile_at)
+#define sum_rows       NAME(sum_rows)
+
+/* What is done to a finished tile: rows m, columns n from column c of row r. */
+typedef void epilogue_fn(const void *job, ptrdiff_t r, ptrdiff_t c, ptrdiff_t m,
+                         ptrdiff_t n);
+
+/* out = start + A B, then the epilogue. A (R, K) and B (K, N) packed. */
+typedef struct product {
+    ptrdiff_t N, K, run;
+    const real *A;
+    ptrdiff_t a_panel;
+    const real *B;
+    view start, out;
+    int out_full; /* out has room for whole vectors */
+    view soon;    /* what the epilogue will read */
+    epilogue_fn *epilogue;
+    const void *job;
+} product;
+
+INLINE view NAME(view_at)(view a, ptrdiff_t r, ptrdiff_t c)
+{
+    if (a.p)
+        a.p += r * a.ld + c / PANEL * a.panel;
+    return a;
+}
+
+/* Rows that are worked on together: as many as keep a left operand (rows, K) in L2. */
+#define GROUP_BYTES ((ptrdiff_t)512 << 10)
+
+/* Tiles i0 <= i < i1 of the `tiles` that rows [r0, r1) are cut into, all at the nv
+ * vectors from column c. Run by run, so that a panel of B serves all rows from L1,
+ * while the next run and what the next tile starts from are on their way. */
+INLINE void tiles_of_panel(const product *x, ptrdiff_t r0, ptrdiff_t r1,
+                           ptrdiff_t tiles, ptrdiff_t i0, ptrdiff_t i1, ptrdiff_t c,
+                           int nv)
+{
+    int width = nv == 8 ? 3 : nv / 2;
+    ptrdiff_t n = x->N - c < nv * VLEN ? x->N - c : nv * VLEN;
+    ptrdiff_t last = n - (nv - 1) * VLEN;
+    ptrdiff_t b_panel = x->K * PANEL;
+    ptrdiff_t first = r0 + bptt_split(r1 - r0, i0, tiles);
+    ptrdiff_t k = 0;
+    do {
+        ptrdiff_t k1 = x->K - k < x->run ? x->K : k + x->run;
+        for (ptrdiff_t i = i0; i < i1; i++) {
+            ptrdiff_t r = r0 + bptt_split(r1 - r0, i, tiles);
+            ptrdiff_t m = r0 + bptt_split(r1 - r0, i + 1, tiles) - r;
+            ptrdiff_t ahead = i < i0 + 2 ? (k1 - k) * PANEL + (i - i0) * VLEN : 0;
+            view start = {NULL, 0, 0};
+            view out = NAME(view_at)(x->out, r, c);
+            if (k == 0) {
+                start = NAME(view_at)(x->start, r, c);
+                prefetch_tile(NAME(view_at)(x->soon, r, c), m);
+                if (i + 1 < i1)
+                    prefetch_tile(NAME(view_at)(x->start, r + m, c), m);
+                else if (x->N - c > nv * VLEN)
+                    prefetch_tile(NAME(view_at)(x->start, first, c + nv * VLEN), m);
+            }
+            tile_rows_fns[m][width](x->A + r * PANEL, x->a_panel,
+                                    x->B + c / PANEL * b_panel, b_panel, k, k1, ahead,
+                                    start, last, out, x->out_full ? VLEN : last, k > 0);
+            if (k1 == x->K && x->epilogue)
+                x->epilogue(x->job, r, c, m, n);
+        }
+        k = k1;
+    } while (k < x->K);
+}
+
+/* One row, panels [p0, p1): as few groups of vectors as there can be, whole panels but
+ * for the last one. */
+static void row_times(const product *x, ptrdiff_t p0, ptrdiff_t p1)
+{
+    ptrdiff_t end = p1 * PANEL < x->N ? p1 * PANEL : x->N;
+    if (end <= p0 * PANEL)
+        return;
+    ptrdiff_t vectors = (end - p0 * PANEL + VLEN - 1) / VLEN;
+    ptrdiff_t groups = (vectors + ROW_VECTORS - 1) / ROW_VECTORS;
+    ptrdiff_t width = (vectors + 2 * groups - 1) / (2 * groups) * 2;
+    for (ptrdiff_t c = p0 * PANEL; c < end; c += width * VLEN) {
+        ptrdiff_t nv = (end - c + VLEN - 1) / VLEN;
+        nv = nv < width ? nv : width;
+        ptrdiff_t n = end - c - (nv - 1) * VLEN;
+        n = n < VLEN ? n : VLEN;
+        row_fns[nv](x->K, x->run, x->A, x->a_panel, x->B + c * x->K,
+                    x->start.p ? x->start.p + c : NULL,
+                    x->out.p + c / PANEL * x->out.panel, x->out.panel, n,
+                    x->out_full ? VLEN : n);
+    }
+    if (x->epilogue)
+        x->epilogue(x->job, 0, p0 * PANEL, 1, end - p0 * PANEL);
+}
+
+/* Tiles g0 <= i < g1 of `tiles`, of which those are computed whose number, counted
+ * panel by panel, is in [u0, u1). When one row tile is all there is, neighbouring
+ * panels are taken together as far as the registers go. */
+static void group_times(const product *x, ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t tiles,
+                        ptrdiff_t g0, ptrdiff_t g1, ptrdiff_t u0, ptrdiff_t u1)
+{
+    ptrdiff_t group = g1 - g0;
+    for (ptrdiff_t u = u0; u < u1;) {
+        ptrdiff_t c = u / group * PANEL;
+        ptrdiff_t vectors = (x->N - c + VLEN - 1) / VLEN;
+        ptrdiff_t i = u % group;
+        ptrdiff_t n = group - i < u1 - u ? group - i : u1 - u;
+        int nv = vectors > 1 ? 2 : 1;
+        if (tiles == 1) {
+            vectors = vectors < 2 * (u1 - u) ? vectors : 2 * (u1 - u);
+            if (vectors >= 8 && tile_rows_fns[r1 - r0][3])
+                nv = 8;
+            else if (vectors >= 4 && tile_rows_fns[r1 - r0][2])
+                nv = 4;
+        }
+        tiles_of_panel(x, r0, r1, tiles, g0 + i, g0 + i + n, c, nv);
+        u += nv > 2 ? nv / 2 : n;
+    }
+}
+
+/* The share's tiles, a group of rows after the other. */
+static void rows_times(const product *x, bptt_share s)
+{
+    ptrdiff_t tiles = bptt_row_tiles(s.r1 - s.r0, TILE_ROWS);
+    ptrdiff_t panels = bptt_panels(x->N, PANEL);
+    ptrdiff_t most =
+        GROUP_BYTES / (TILE_ROWS * (x->K + 1) * (ptrdiff_t)sizeof(real)) + 1;
+    if (s.r0 == 0 && s.r1 == 1) {
+        row_times(x, s.u0, s.u1);
+        return;
+    }
+    for (ptrdiff_t g = 0, u = 0; g < tiles; g += most) {
+        ptrdiff_t g1 = tiles - g < most ? tiles : g + most;
+        ptrdiff_t next = u + (g1 - g) * panels;
+        ptrdiff_t u0 = s.u0 > u ? s.u0 - u : 0;
+        ptrdiff_t u1 = (s.u1 < next ? s.u1 : next) - u;
+        group_times(x, s.r0, s.r1, tiles, g, g1, u0, u1);
+        u = next;
+    }
+}
+
+static void gemm(bptt_share share, ptrdiff_t N, ptrdiff_t K, const real *A,
+                 ptrdiff_t a_panel, const real *B, const real *bias, real *C,
+                 ptrdiff_t ldc)
+{
+    product x = {N,
+                 K,
+                 GEMM_RUN,
+                 A,
+                 a_panel,
+                 B,
+                 {(real *)(uintptr_t)bias, 0, PANEL},
+                 {C, ldc, PANEL},
+                 0,
+                 {NULL, 0, 0},
+                 NULL,
+                 NULL};
+    rows_times(&x, share);
+}
+
+/* Row tiles of gemm_outer: M is cut panel by panel, for A is read along its columns. */
+static ptrdiff_t outer_tiles(ptrdiff_t M)
+{
+    return M / PANEL * bptt_row_tiles(PANEL, TILE_ROWS) +
+           bptt_row_tiles(M % PANEL, TILE_ROWS);
+}
+
+typedef struct outer_tile {
+    ptrdiff_t r, m; /* first row and height */
+} outer_tile;
+
+INLINE outer_tile outer_tile_at(ptrdiff_t M, ptrdiff_t i)
+{
+    ptrdiff_t parts = bptt_row_tiles(PANEL, TILE_ROWS);
+    ptrdiff_t r = i / parts * PANEL;
+    ptrdiff_t rows = M - r < PANEL ? M - r : PANEL;
+    i %= parts;
+    parts = bptt_row_tiles(rows, TILE_ROWS);
+    ptrdiff_t r0 = bptt_split(rows, i, parts);
+    return (outer_tile){r + r0, bptt_split(rows, i + 1, parts) - r0};
+}
+
+/* Panel of B by panel of B, in each run by run: the run of B stays in L1, the column of
+ * C in L2, A streams by. */
+static void gemm_outer(ptrdiff_t u0, ptrdiff_t u1, ptrdiff_t M, ptrdiff_t N,
+                       ptrdiff_t R, const real *A, ptrdiff_t a_panel, const real *B,
+                       ptrdiff_t b_panel, real *C, ptrdiff_t ldc, ptrdiff_t c_panel,
+                       int add)
+{
+    ptrdiff_t tiles = outer_tiles(M);
+    ptrdiff_t i1;
+    for (ptrdiff_t u = u0; u < u1; u += i1 - u % tiles) {
+        ptrdiff_t p = u / tiles;
+        i1 = tiles - u % tiles < u1 - u ? tiles : u % tiles + u1 - u;
+        int nv = N - p * PANEL > VLEN ? 2 : 1;
+        ptrdiff_t last = N - p * PANEL - (nv - 1) * VLEN;
+        last = last < VLEN ? last : VLEN;
+        ptrdiff_t k = 0;
+        do {
+            ptrdiff_t k1 = R - k < GEMM_RUN ? R : k + GEMM_RUN;
+            for (ptrdiff_t i = u % tiles; i < i1; i++) {
+                outer_tile at = outer_tile_at(M, i);
+                view out = {C + at.r * ldc + p * c_panel, ldc, 0};
+                /* two tiles of a panel of A fetch both halves of the next one's run */
+                ptrdiff_t half = at.r % PANEL / at.m;
+                ptrdiff_t ahead = half < 2 ? a_panel + half * VLEN - at.r % PANEL : 0;
+                if (add || k > 0)
+                    prefetch_tile(out, at.m);
+                tile_cols_fns[at.m][nv - 1](A + at.r / PANEL * a_panel + at.r % PANEL,
+                                            a_panel, B + p * b_panel, b_panel, k, k1,
+                                            ahead, (view){NULL, 0, 0}, last, out, last,
+                                            add || k > 0);
+            }
+            k = k1;
+        } while (k < R);
+    }
+}
+
+/* Four interleaved sums, for the latency of an add is four adds long. */
+static void sum_rows(ptrdiff_t p0, ptrdiff_t p1, ptrdiff_t N, ptrdiff_t R,
+                     const real *A, ptrdiff_t a_panel, real *sum)
+{
+    for (ptrdiff_t c = p0 * PANEL; c < N && c < p1 * PANEL; c += VLEN) {
+        const real *a = A + c / PANEL * a_panel + c % PANEL;
+        ptrdiff_t n = N - c < VLEN ? N - c : VLEN;
+        vreal part[4] = {v_zero(), v_zero(), v_zero(), v_zero()};
+        ptrdiff_t r = 0;
+        for (; r + 4 <= R; r += 4) {
+            UNROLL
+            for (int i = 0; i < 4; i++)
+                part[i] = v_add(part[i], v_load(a + (r + i) * PANEL));
+        }
+        for (; r < R; r++)
+            part[0] = v_add(part[0], v_load(a + r * PANEL));
+        vreal all = v_add(v_add(part[0], part[1]), v_add(part[2], part[3]));
+        store_row(sum + c, v_add(load_row(sum + c, n), all), n);
+    }
+}

@@ -1,0 +1,86 @@
+/* The compute layer of bptt: what the time loops call. No Python, no allocation.
+ *
+ * One table of functions per type and ISA (bptt_kernels_f32, bptt_kernels_f64);
+ * README.md holds the contract of every member. Sizes are ptrdiff_t; T time, B batch, I
+ * input, H hidden. `f32`/`f64` twins differ in the type only.
+ */
+#ifndef BPTT_KERNELS_H
+#define BPTT_KERNELS_H
+
+#include "activation.h"
+
+#include <stddef.h>
+
+/* Which part of a (rows, columns) result a thread computes: rows [r0, r1), and of their
+ * tiles, counted panel by panel, those numbered [u0, u1). */
+typedef struct bptt_share {
+    ptrdiff_t r0, r1;
+    ptrdiff_t u0, u1;
+} bptt_share;
+
+/* What one recurrent step needs besides its arrays. */
+typedef struct bptt_cell {
+    ptrdiff_t B, H;
+    const void *V; /* packed (H, H): V forwards, V^T backwards */
+    int activation;
+    double alpha, beta;
+} bptt_cell;
+
+#define BPTT_DECLARE(real, F)                                                         \
+    typedef struct bptt_kernels_##F {                                                 \
+        ptrdiff_t vlen, panel, tile_rows;                                             \
+        void (*pack)(ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t N, const real *src,        \
+                     ptrdiff_t rs, ptrdiff_t cs, real *dst, ptrdiff_t panel);         \
+        void (*unpack)(ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t N, const real *src,      \
+                       ptrdiff_t panel, real *dst);                                   \
+        void (*gemm)(bptt_share share, ptrdiff_t N, ptrdiff_t K, const real *A,       \
+                     ptrdiff_t a_panel, const real *B, const real *bias, real *C,     \
+                     ptrdiff_t ldc);                                                  \
+        ptrdiff_t (*outer_tiles)(ptrdiff_t M);                                        \
+        void (*gemm_outer)(ptrdiff_t u0, ptrdiff_t u1, ptrdiff_t M, ptrdiff_t N,      \
+                           ptrdiff_t R, const real *A, ptrdiff_t a_panel,             \
+                           const real *B, ptrdiff_t b_panel, real *C, ptrdiff_t ldc,  \
+                           ptrdiff_t c_panel, int add);                               \
+        void (*sum_rows)(ptrdiff_t p0, ptrdiff_t p1, ptrdiff_t N, ptrdiff_t R,        \
+                         const real *A, ptrdiff_t a_panel, real *sum);                \
+        void (*step_forward)(const bptt_cell *cell, bptt_share share,                 \
+                             const real *z_prev, ptrdiff_t prev_panel, real *z,       \
+                             real *z_packed, ptrdiff_t packed_panel);                 \
+        void (*step_backward)(const bptt_cell *cell, bptt_share share,                \
+                              const real *da_next, ptrdiff_t next_panel,              \
+                              const real *g, const real *z, real *da,                 \
+                              ptrdiff_t da_panel, real *da_rows,                      \
+                              ptrdiff_t rows_panel);                                  \
+        void (*state_backward)(const bptt_cell *cell, bptt_share share,               \
+                               const real *da, ptrdiff_t da_panel, real *dz0);        \
+        void (*gather)(ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t H, const ptrdiff_t *ids, \
+                       const real *W, ptrdiff_t rs, ptrdiff_t cs, const real *bias,   \
+                       real *a);                                                      \
+        void (*scatter)(ptrdiff_t p0, ptrdiff_t p1, ptrdiff_t H, ptrdiff_t R,         \
+                        const ptrdiff_t *ids, const real *da, ptrdiff_t da_panel,     \
+                        real *dW);                                                    \
+    } bptt_kernels_##F;
+
+BPTT_DECLARE(float, f32)
+BPTT_DECLARE(double, f64)
+#undef BPTT_DECLARE
+
+/* Reals in a packed (R, N) operand, and distance from one panel to the next. */
+static inline ptrdiff_t bptt_panels(ptrdiff_t N, ptrdiff_t panel)
+{
+    return (N + panel - 1) / panel;
+}
+
+/* Tiles that R rows are cut into, as even as they come. */
+static inline ptrdiff_t bptt_row_tiles(ptrdiff_t R, ptrdiff_t tile_rows)
+{
+    return (R + tile_rows - 1) / tile_rows;
+}
+
+/* The i-th of n nearly equal parts of 0..size begins here. */
+static inline ptrdiff_t bptt_split(ptrdiff_t size, ptrdiff_t i, ptrdiff_t n)
+{
+    return size / n * i + (size % n < i ? size % n : i);
+}
+
+#endif

@@ -1,0 +1,21 @@
+/* The kernels on AVX-512 (F, DQ, BW, VL). */
+#include <immintrin.h>
+#include "dispatch.h"
+#include "kernels.h"
+#include "simd.h"
+
+#define ISA       avx512
+#define TILE_ROWS 12
+
+TARGET_BEGIN("avx512f,avx512dq,avx512bw,avx512vl,fma")
+#define REAL_BITS 32
+#include "simd_avx512.h"
+#include "kernels.inc.h"
+#undef REAL_BITS
+
+#define REAL_BITS 64
+#include "simd_avx512.h"
+#include "kernels.inc.h"
+#undef REAL_BITS
+
+TARGET_END

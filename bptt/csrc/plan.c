@@ -1,0 +1,71 @@
+/* Time chunks, threads and shares. The thresholds are measured: see the ladder. */
+#include "plan.h"
+
+/* A chunk should be long, for each one reads and writes dW and dV once, and short
+ * enough that its packed x, z and da stay in cache until their products are done. Those
+ * of a single sequence are short, that there may be several to pipeline. */
+#define CHUNK_ROWS       512
+#define CHUNK_ROWS_ALONE 256
+#define CHUNK_BYTES_MAX  ((ptrdiff_t)24 << 20)
+
+/* Multiplications of a call below which a second thread does not pay for its wake-up.
+ */
+#define WORTH_A_THREAD 6e5
+/* Bytes of V from which the columns of a single row's step are shared. */
+#define WORTH_MEETING ((ptrdiff_t)40 << 10)
+
+static ptrdiff_t at_least(ptrdiff_t low, ptrdiff_t a)
+{
+    return a < low ? low : a;
+}
+
+static ptrdiff_t at_most(ptrdiff_t high, ptrdiff_t a)
+{
+    return a > high ? high : a;
+}
+
+bptt_plan bptt_plan_make(ptrdiff_t T, ptrdiff_t B, ptrdiff_t I, ptrdiff_t H,
+                         ptrdiff_t itemsize, ptrdiff_t panel, ptrdiff_t tile_rows,
+                         int threads)
+{
+    bptt_plan plan = {1, 1, 1, BPTT_ROWS};
+    ptrdiff_t row =
+        (bptt_panels(I, panel) + 3 * bptt_panels(H, panel)) * panel * itemsize;
+    ptrdiff_t rows =
+        at_most(B == 1 ? CHUNK_ROWS_ALONE : CHUNK_ROWS, CHUNK_BYTES_MAX / row);
+    ptrdiff_t steps = at_least(1, rows / at_least(1, B));
+    plan.chunks = (T + steps - 1) / steps;
+    plan.steps = T > 0 ? (T + plan.chunks - 1) / plan.chunks : 1;
+    if ((double)T * (double)B * (double)H * (double)(H + I) < WORTH_A_THREAD)
+        return plan;
+
+    plan.threads = threads;
+    if (B == 1 && H * H * itemsize < WORTH_MEETING) {
+        plan.split = BPTT_PIPELINE;
+        plan.threads = (int)at_most(2, threads);
+    } else if (B < 4 * threads || H >= 512) {
+        plan.split = BPTT_COLUMNS;
+        ptrdiff_t units = bptt_row_tiles(B, tile_rows) * bptt_panels(H, panel);
+        plan.threads = (int)at_most(at_least(1, units), threads);
+    } else {
+        plan.threads = (int)at_most(B, threads);
+    }
+    return plan;
+}
+
+bptt_share bptt_share_step(const bptt_plan *plan, ptrdiff_t B, ptrdiff_t H,
+                           ptrdiff_t panel, ptrdiff_t tile_rows, int tid, int n)
+{
+    if (plan->split != BPTT_ROWS)
+        return bptt_share_gemm(B, H, panel, tile_rows, tid, n);
+    bptt_share share = {bptt_split(B, tid, n), bptt_split(B, tid + 1, n), 0, 0};
+    share.u1 = bptt_row_tiles(share.r1 - share.r0, tile_rows) * bptt_panels(H, panel);
+    return share;
+}
+
+bptt_share bptt_share_gemm(ptrdiff_t R, ptrdiff_t N, ptrdiff_t panel,
+                           ptrdiff_t tile_rows, int tid, int n)
+{
+    ptrdiff_t units = bptt_row_tiles(R, tile_rows) * bptt_panels(N, panel);
+    return (bptt_share){0, R, bptt_split(units, tid, n), bptt_split(units, tid + 1, n)};
+}

@@ -1,0 +1,38 @@
+/* How a call is cut up: time into chunks, a step among threads. */
+#ifndef BPTT_PLAN_H
+#define BPTT_PLAN_H
+
+#include "kernels.h"
+
+/* What the threads of a recurrent step share. */
+enum bptt_sharing {
+    BPTT_ROWS,    /* each takes rows of the batch through the whole chunk */
+    BPTT_COLUMNS, /* each takes columns; they meet after each step */
+    BPTT_PIPELINE /* nothing: the first walks through time, the second works on the
+                     products of the next chunk (forwards) or the last (backwards) */
+};
+
+typedef struct bptt_plan {
+    ptrdiff_t chunks; /* of time: chunk c is steps bptt_split(T, c, chunks) up to that
+                         of c + 1 */
+    ptrdiff_t steps;  /* of the longest chunk; a function of the sizes, the type and the
+                         ISA alone,  for gradients are summed chunk by chunk */
+    int threads;      /* worth using, at most those asked for */
+    int split;        /* enum bptt_sharing */
+} bptt_plan;
+
+/* T steps of B rows, I inputs, H units; itemsize bytes a real; panel, tile_rows of the
+ * kernels. */
+bptt_plan bptt_plan_make(ptrdiff_t T, ptrdiff_t B, ptrdiff_t I, ptrdiff_t H,
+                         ptrdiff_t itemsize, ptrdiff_t panel, ptrdiff_t tile_rows,
+                         int threads);
+
+/* What thread tid of n computes of a step (B, H) under the plan. */
+bptt_share bptt_share_step(const bptt_plan *plan, ptrdiff_t B, ptrdiff_t H,
+                           ptrdiff_t panel, ptrdiff_t tile_rows, int tid, int n);
+
+/* What it computes of a product of R rows and N columns. */
+bptt_share bptt_share_gemm(ptrdiff_t R, ptrdiff_t N, ptrdiff_t panel,
+                           ptrdiff_t tile_rows, int tid, int n);
+
+#endif

@@ -1,0 +1,136 @@
+/* The step of a single row, the case B = 1. There is one sum per column and each FMA
+ * waits for the one before it, so several runs of k are summed side by side:
+ *
+ *     V  [ run 0 ] -> part[0], from a[t] or g[t]
+ *        [ run 1 ] -> part[1], from 0              out = (part[0] + part[1]) + part[2]
+ * .. [  ...  ]
+ *
+ * which are the sums of rows_times() to the bit. Two runs of 8 vectors are 16 sums in
+ * flight; 8 would do if every load were on time.
+ */
+#define ROW_VECTORS 8
+#define RUNS_MAX    4
+#define row_sums    NAME(row_sums)
+#define row_block   NAME(row_block)
+#define row_step    NAME(row_step)
+#define row_fn      NAME(row_fn)
+#define row_fns     NAME(row_fns)
+
+/* part[i][v] += A(k + i len) B(k + i len, v) for k0 <= k < k0 + n and runs first <= i <
+ * end. None of the runs leaves its panel of A within the n terms. */
+INLINE void row_block(const int nv, const int first, const int end, const real *A,
+                      ptrdiff_t a_panel, const real *B, ptrdiff_t b_panel, ptrdiff_t k0,
+                      ptrdiff_t n, ptrdiff_t len, vreal part[][ROW_VECTORS])
+{
+    const real *a[RUNS_MAX];
+    const real *b = B + k0 * PANEL;
+    UNROLL
+    for (int i = first; i < end; i++) {
+        ptrdiff_t k = k0 + i * len;
+        a[i] = A + k / PANEL * a_panel + k % PANEL;
+    }
+    for (ptrdiff_t e = 0; e < n; e++, b += PANEL) {
+        UNROLL
+        for (int i = first; i < end; i++) {
+            vreal ak = v_set1(a[i][e]);
+            const real *bi = b + i * len * PANEL;
+            UNROLL
+            for (int v = 0; v < nv; v++)
+                part[i][v] =
+                    v_fma(ak, v_load(bi + v / 2 * b_panel + v % 2 * VLEN), part[i][v]);
+        }
+    }
+}
+
+/* Terms of k, at most n, before it leaves its panel. */
+INLINE ptrdiff_t NAME(within_panel)(ptrdiff_t k, ptrdiff_t n)
+{
+    ptrdiff_t left = PANEL - k % PANEL;
+    return n < left ? n : left;
+}
+
+/* sum[v] += A(k) B(k, v) over `runs` runs of len terms from k0, cut short at K. The
+ * first run of all, k0 = 0, continues the sum; the others start from zero and are
+ * added. */
+INLINE void row_sums(const int nv, const int runs, const real *A, ptrdiff_t a_panel,
+                     const real *B, ptrdiff_t b_panel, ptrdiff_t k0, ptrdiff_t len,
+                     ptrdiff_t K, vreal *sum)
+{
+    vreal part[RUNS_MAX][ROW_VECTORS];
+    UNROLL
+    for (int i = 0; i < runs; i++) {
+        UNROLL
+        for (int v = 0; v < nv; v++)
+            part[i][v] = i == 0 && k0 == 0 ? sum[v] : v_zero();
+    }
+    ptrdiff_t shortest = K - k0 - (runs - 1) * len;
+    shortest = shortest < 0 ? 0 : shortest < len ? shortest : len;
+    for (ptrdiff_t k = k0; k < k0 + shortest;) {
+        ptrdiff_t n = k0 + shortest - k;
+        UNROLL
+        for (int i = 0; i < runs; i++)
+            n = NAME(within_panel)(k + i * len, n);
+        row_block(nv, 0, runs, A, a_panel, B, b_panel, k, n, len, part);
+        k += n;
+    }
+    if (shortest < len) {
+        UNROLL
+        for (int i = 0; i < runs; i++) {
+            ptrdiff_t end = k0 + (i + 1) * len < K ? k0 + (i + 1) * len : K;
+            for (ptrdiff_t k = k0 + i * len + shortest; k < end;) {
+                ptrdiff_t n = NAME(within_panel)(k, end - k);
+                row_block(nv, i, i + 1, A, a_panel, B, b_panel, k - i * len, n, len,
+                          part);
+                k += n;
+            }
+        }
+    }
+    UNROLL
+    for (int v = 0; v < nv; v++) {
+        sum[v] = k0 == 0 ? part[0][v] : v_add(sum[v], part[0][v]);
+        UNROLL
+        for (int i = 1; i < runs; i++)
+            if (k0 + i * len < K) /* adding an empty run would turn -0 into +0 */
+                sum[v] = v_add(sum[v], part[i][v]);
+    }
+}
+
+/* out = start + A B in nv vectors; A(K), of the last vector n columns. */
+typedef void row_fn(ptrdiff_t K, ptrdiff_t len, const real *A, ptrdiff_t a_panel,
+                    const real *B, const real *start, real *out, ptrdiff_t out_panel,
+                    ptrdiff_t n, ptrdiff_t n_out);
+
+#define ROW(nv)                                                                       \
+    static void NAME(row_##nv)(ptrdiff_t K, ptrdiff_t len, const real *A,             \
+                               ptrdiff_t a_panel, const real *B, const real *start,   \
+                               real *out, ptrdiff_t out_panel, ptrdiff_t n,           \
+                               ptrdiff_t n_out)                                       \
+    {                                                                                 \
+        vreal sum[ROW_VECTORS];                                                       \
+        UNROLL                                                                        \
+        for (int v = 0; v < nv; v++)                                                  \
+            sum[v] =                                                                  \
+                start ? load_row(start + v * VLEN, v < nv - 1 ? VLEN : n) : v_zero(); \
+        if (nv <= 2 && len * 2 < K && len * 4 >= K)                                   \
+            row_sums(nv, 4, A, a_panel, B, K * PANEL, 0, len, K, sum);                \
+        else                                                                          \
+            for (ptrdiff_t k = 0; k < K; k += 2 * len)                                \
+                row_sums(nv, 2, A, a_panel, B, K * PANEL, k, len, K, sum);            \
+        UNROLL                                                                        \
+        for (int v = 0; v < nv; v++)                                                  \
+            store_row(out + v / 2 * out_panel + v % 2 * VLEN, sum[v],                 \
+                      v < nv - 1 ? VLEN : n_out);                                     \
+    }
+ROW(1)
+ROW(2)
+ROW(3)
+ROW(4)
+ROW(5)
+ROW(6)
+ROW(7)
+ROW(8)
+#undef ROW
+static row_fn *const row_fns[ROW_VECTORS + 1] = {
+    NULL,        NAME(row_1), NAME(row_2), NAME(row_3), NAME(row_4),
+    NAME(row_5), NAME(row_6), NAME(row_7), NAME(row_8),
+};
