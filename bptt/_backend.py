@@ -3,7 +3,7 @@
 ``BPTT_BACKEND`` forces one: ``compiled`` or ``numpy``. Without it the compiled kernels
 are taken where they are installed; where they are absent the NumPy reference takes
 their place, with one warning. A compiled module that is there and does not load is an
-error.
+error. ``BPTT_ISA`` forces the instruction set of the compiled kernels.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import warnings
 from types import ModuleType
 
 import numpy as np
+
+from bptt import _threads
 
 CHOICES = ("compiled", "numpy")
 
@@ -54,9 +56,12 @@ def config() -> dict[str, str]:
     """Return what runs here, as `show_config` prints it."""
     from bptt import __version__
 
+    compiled = kernels.config() if backend == "compiled" else {}
     return {
         "bptt": __version__,
         "backend": f"{backend} ({reason})",
+        **compiled,
+        "threads": f"{_threads.get_num_threads()} ({_threads.reason})",
         "numpy": np.__version__,
         "python": f"{platform.python_version()} ({sys.implementation.name})",
         "machine": f"{platform.system()} {platform.machine()}",
@@ -64,7 +69,7 @@ def config() -> dict[str, str]:
 
 
 def show_config() -> None:
-    """Print which backend runs and why, and the versions it runs with.
+    """Print what runs here and why: backend, instruction set, threads, versions.
 
     Examples
     --------
@@ -72,6 +77,7 @@ def show_config() -> None:
     >>> bptt.show_config()  # doctest: +ELLIPSIS
     bptt ...
     backend ...
+    ...
     numpy ...
     python ...
     machine ...

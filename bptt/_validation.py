@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import Any, SupportsFloat
+from typing import Any, SupportsFloat, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -34,11 +34,19 @@ def as_array(name: str, value: ArrayLike) -> Array:
         raise TypeError(f"{name} must be an array: {error}") from None
 
 
-def as_real(name: str, value: ArrayLike, dtype: DTypeLike | None = None) -> Array:
-    """Return value as float32 or float64: aligned, contiguous, of native byte order.
+def as_real(
+    name: str,
+    value: ArrayLike,
+    dtype: DTypeLike | None = None,
+    *,
+    contiguous: bool = True,
+) -> Array:
+    """Return value as float32 or float64: aligned, of native byte order, contiguous.
 
     At most one copy is made, and none of an array that is all that already.
     """
+    if _fits(value, dtype):
+        return cast(Array, value)
     array = as_array(name, value)
     native = array.dtype.newbyteorder("=")
     if native not in FLOATS:
@@ -51,7 +59,20 @@ def as_real(name: str, value: ArrayLike, dtype: DTypeLike | None = None) -> Arra
             f"{name} must have dtype {np.dtype(dtype)} like the other arrays, "
             f"got {array.dtype}; pass {name}.astype(np.{np.dtype(dtype)})"
         )
+    if not contiguous and all(s % array.itemsize == 0 for s in array.strides):
+        return np.require(array, native, ["A"])
     return np.require(array, native, ["C", "A"])
+
+
+def _fits(value: Any, dtype: DTypeLike | None) -> bool:
+    """Whether value needs no conversion: the usual case, which a call meets often."""
+    return (
+        type(value) is np.ndarray
+        and value.dtype in FLOATS
+        and (dtype is None or value.dtype == dtype)
+        and value.flags.c_contiguous
+        and value.flags.aligned
+    )
 
 
 def as_ids(name: str, array: Array, limit: int) -> Array:

@@ -89,6 +89,7 @@ def forward(
     z0: ArrayLike | None = None,
     *,
     activation: str | Activation = "tanh",
+    out: Tape | None = None,
 ) -> tuple[Array, Tape]:
     """Run the recurrent layer z[t] = sigma(x[t] W + z[t-1] V + b) for t = 1..T.
 
@@ -107,6 +108,9 @@ def forward(
         Initial state, 0 by default.
     activation : str or Activation, default "tanh"
         The function sigma.
+    out : Tape, optional
+        The tape of an earlier call of the same T, B, H and dtype, which is not needed
+        any more: its states are overwritten, so that a loop allocates nothing.
 
     Returns
     -------
@@ -129,12 +133,12 @@ def forward(
     ((5, 2), Tape(T=5, B=1, I=3, H=2, float64, tanh))
     """
     activation = as_activation(activation)
-    W = as_real("W", W)
+    W = as_real("W", W, contiguous=False)
     check_ndim("W", W, "(I, H)")
     I, H = W.shape
     check_not_empty("W", "I", I)
     check_not_empty("W", "H", H)
-    V = as_real("V", V, W.dtype)
+    V = as_real("V", V, W.dtype, contiguous=False)
     check_shape("V", V, "(H, H)", (H, H))
     if b is not None:
         b = as_real("b", b, W.dtype)
@@ -142,7 +146,7 @@ def forward(
 
     x, batched = _as_input(x, I, W.dtype)
     T, B = x.shape[:2]
-    z = np.empty((T + 1, B, H), W.dtype)
+    z = _states(out, (T + 1, B, H), W.dtype)
     z[0] = 0 if z0 is None else _as_rows("z0", z0, B, H, W.dtype, batched)
 
     _backend.kernels.forward(x, W, V, b, z, activation)
@@ -156,6 +160,7 @@ def backward(
     *,
     dz_last: ArrayLike | None = None,
     need_x_grad: bool = True,
+    out: Gradients | None = None,
 ) -> Gradients:
     """Return the exact gradients of a loss on the states: BPTT.
 
@@ -177,6 +182,9 @@ def backward(
         With T = 0 the last state is the initial one.
     need_x_grad : bool, default True
         Whether to compute the gradient with respect to x. Token ids have none.
+    out : Gradients, optional
+        The gradients of an earlier call with the same sizes, to be overwritten and
+        returned, so that a loop allocates nothing.
 
     Returns
     -------
@@ -224,16 +232,71 @@ def backward(
     if dz_last is not None:
         dz_last = _as_rows("dz_last", dz_last, B, H, dtype, batched)
 
-    dW, dV, dz0 = np.empty_like(W), np.empty_like(V), np.empty((B, H), dtype)
-    db = None if tape.b is None else np.empty_like(tape.b)
-    dx = np.empty_like(x) if need_x_grad and x.ndim == 3 else None
+    grads = _gradients(tape, need_x_grad) if out is None else out
+    if out is not None:
+        _check_gradients(out, tape, need_x_grad)
+    dx = None if grads.x is None else grads.x.reshape(x.shape)
     _backend.kernels.backward(
-        x, W, V, z, tape.activation, dz, dz_last, dW, dV, db, dz0, dx
+        x,
+        W,
+        V,
+        z,
+        tape.activation,
+        dz,
+        dz_last,
+        grads.W,
+        grads.V,
+        grads.b,
+        grads.z0.reshape(B, H),
+        dx,
     )
-    if not batched:
-        dz0 = dz0[0]
-        dx = None if dx is None else dx[:, 0]
-    return Gradients(dW, dV, db, dz0, dx)
+    return grads
+
+
+def _states(out: Tape | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Return an array for the states: a new one, or that of an old tape."""
+    if out is None:
+        return np.empty(shape, dtype)
+    if not isinstance(out, Tape):
+        raise TypeError(f"out must be a Tape of forward, got {type(out).__name__}")
+    check_shape("out.z", out.z, "(T + 1, B, H)", shape)
+    if out.z.dtype != dtype:
+        raise TypeError(f"out.z must have dtype {dtype} like W, got {out.z.dtype}")
+    out.z.flags.writeable = True
+    return out.z
+
+
+def _gradients(tape: Tape, need_x_grad: bool) -> Gradients:
+    """Return new arrays for the gradients."""
+    dtype, shapes = tape.z.dtype, _gradient_shapes(tape, need_x_grad)
+    leaves: list[Any] = [None if s is None else np.empty(s, dtype) for s in shapes]
+    return Gradients(*leaves)
+
+
+def _gradient_shapes(tape: Tape, need_x_grad: bool) -> list[tuple[int, ...] | None]:
+    (T, B), (I, H) = tape.x.shape[:2], tape.W.shape
+    rows = (B,) if tape.batched else ()
+    b = None if tape.b is None else (H,)
+    x = (T, *rows, I) if need_x_grad and tape.x.ndim == 3 else None
+    return [(I, H), (H, H), b, (*rows, H), x]
+
+
+def _check_gradients(out: Gradients, tape: Tape, need_x_grad: bool) -> None:
+    if not isinstance(out, Gradients):
+        raise TypeError(f"out must be Gradients of backward, got {type(out).__name__}")
+    shapes = _gradient_shapes(tape, need_x_grad)
+    for name, leaf, shape in zip(out._fields, out, shapes, strict=True):
+        came = None if leaf is None else leaf.shape
+        if came != shape:
+            raise ValueError(f"out.{name} must have shape {shape}, got {came}")
+        if leaf is None:
+            continue
+        if leaf.dtype != tape.z.dtype:
+            raise TypeError(
+                f"out.{name} must have dtype {tape.z.dtype}, got {leaf.dtype}"
+            )
+        if not (leaf.flags.carray and leaf.flags.writeable):
+            raise ValueError(f"out.{name} must be contiguous and writeable")
 
 
 def _as_input(x: ArrayLike, I: int, dtype: np.dtype[Any]) -> tuple[Array, bool]:

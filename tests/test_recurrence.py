@@ -198,3 +198,42 @@ def test_a_tape_prints_its_sizes_and_pickles(rng):
     assert repr(tape) == "Tape(T=5, B=3, I=4, H=6, float32, relu)"
     loaded = pickle.loads(pickle.dumps(tape))
     assert_same((0, bptt.backward(loaded, case.dz)), (0, bptt.backward(tape, case.dz)))
+
+
+@DTYPES
+@pytest.mark.parametrize("batched", [True, False])
+def test_out_is_overwritten_and_returned(batched, dtype, rng):
+    first, second = (random_case(rng, 5, 1, 4, 6, TANH, dtype) for _ in range(2))
+    if not batched:
+        first, second = (
+            replace(c, x=c.x[:, 0], z0=c.z0[0], dz=c.dz[:, 0], dz_last=c.dz_last[0])
+            for c in (first, second)
+        )
+    expected = run(second)
+    z, tape = bptt.forward(first.x, first.W, first.V, first.b, first.z0)
+    grads = bptt.backward(tape, first.dz, dz_last=first.dz_last)
+    new_z, new_tape = bptt.forward(
+        second.x, second.W, second.V, second.b, second.z0, out=tape
+    )
+    new = bptt.backward(new_tape, second.dz, dz_last=second.dz_last, out=grads)
+    assert new is grads
+    assert np.shares_memory(new_z, z)
+    assert not new_z.flags.writeable
+    assert_same((new_z, new), expected)
+
+
+def test_out_may_lack_the_gradient_of_x(rng):
+    case = make(rng)
+    _, tape = bptt.forward(case.x, case.W, case.V)
+    grads = bptt.backward(tape, case.dz, need_x_grad=False)
+    again = bptt.backward(tape, case.dz, need_x_grad=False, out=grads)
+    assert again is grads
+    assert again.x is None
+
+
+def test_weights_of_any_strides_are_read_in_place(rng):
+    case = make(rng)
+    W, V = strided(case.W), case.V.T.copy().T
+    _, tape = bptt.forward(case.x, W, V)
+    assert np.shares_memory(tape.W, W)
+    assert np.shares_memory(tape.V, V)

@@ -104,6 +104,20 @@ CALLS = [
     (backward(tape, dz_last=dz[0, 0]), "dz_last must have shape (B, H) = (3, 6), got (6,)"),
     (backward(sequence, dz), "dz must have shape (T, H) = (5, 6), got (5, 3, 6)"),
     (backward(sequence, dz_last=z0), "dz_last must have shape (H,) = (6,), got (3, 6)"),
+    # out
+    (forward(out=z), "out must be a Tape of forward, got ndarray"),
+    (forward(out=sequence), "out.z must have shape (T + 1, B, H) = (6, 3, 6), got (6, 1, 6)"),
+    (backward(tape, dz, out=z), "out must be Gradients of backward, got ndarray"),
+    (backward(tape, dz, out=grads, need_x_grad=False), "out.x must have shape None, got (5, 3, 4)"),
+    (backward(tape, dz, out=grads._replace(b=None)), "out.b must have shape (6,), got None"),
+    (backward(tape, dz, out=grads._replace(V=V[:5])), "out.V must have shape (6, 6), got (5, 6)"),
+    (backward(tape, dz, out=grads._replace(V=V.astype(F64))), "out.V must have dtype float32, got float64"),
+    (backward(tape, dz, out=grads._replace(V=np.asfortranarray(V))), "out.V must be contiguous and writeable"),
+    (backward(tape, dz, out=grads._replace(z0=np.broadcast_to(F32(0), (3, 6)))), "out.z0 must be contiguous and writeable"),
+    # threads
+    (lambda: bptt.set_num_threads(0), "n must be at least 1, got 0"),
+    (lambda: bptt.set_num_threads(2.0), "n must be an integer, got float"),
+    (lambda: bptt.threads(-1).__enter__(), "n must be at least 1, got -1"),
     # clipping
     (clip(h=0), "h must be positive, got 0"),
     (clip(h=-1.0), "h must be positive, got -1.0"),
