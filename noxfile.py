@@ -6,7 +6,7 @@ import nox
 
 PYTHONS = ["3.11", "3.12", "3.13"]
 
-nox.options.sessions = ["tests", "lint"]
+nox.options.sessions = ["tests", "lint", "train", "wheel", "oldest", "no_extension"]
 nox.options.reuse_existing_virtualenvs = False
 
 
@@ -15,6 +15,14 @@ def tests(session):
     """Run the tests as the README does."""
     session.install("-e", ".[test]")
     session.run("pytest", *session.posargs)
+
+
+@nox.session
+def train(session):
+    """Do what the README's first command does."""
+    session.install(".[train]")
+    session.chdir(session.create_tmp())
+    session.run("bptt", "train")
 
 
 @nox.session
@@ -74,8 +82,15 @@ def no_extension(session):
         "--rootdir",
         str(tests),
         str(tests),
-        env={"PYTHONWARNINGS": "ignore::RuntimeWarning", "BPTT_BACKEND": "numpy"},
     )
+
+
+@nox.session
+@nox.parametrize("isa", ["avx512", "avx2", "base"])
+def isa(session, isa):
+    """Run the whole suite under one instruction set, where this machine has it."""
+    session.install("-e", ".[test]")
+    session.run("pytest", "tests", env={"BPTT_ISA": isa})
 
 
 @nox.session

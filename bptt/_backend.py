@@ -14,6 +14,7 @@ import os
 import platform
 import sys
 import warnings
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -35,12 +36,22 @@ def _choose() -> tuple[str, str]:
     if importlib.util.find_spec("bptt._kernels") is None:
         warnings.warn(
             "bptt runs without its compiled kernels, which are not installed: every "
-            "result is the same, but much slower (bptt.show_config() says more)",
+            f"result is the same, but much slower; {_advice()}",
             RuntimeWarning,
             stacklevel=2,
         )
         return "numpy", "the compiled kernels are not installed"
     return "compiled", "the compiled kernels are installed"
+
+
+def _advice() -> str:
+    folder = Path(__file__).parent.parent
+    if (folder / "setup.py").exists():
+        return (
+            f"{folder} is the source folder, which hides an installed bptt: "
+            "`pip install -e .` builds them here, or run from another folder"
+        )
+    return "install bptt where there is a C compiler, without BPTT_NO_EXTENSION"
 
 
 def _load(name: str) -> ModuleType:

@@ -76,7 +76,11 @@ def _fits(value: Any, dtype: DTypeLike | None) -> bool:
 
 
 def as_ids(name: str, array: Array, limit: int) -> Array:
-    """Return token ids as intp, contiguous, each within 0 <= id < limit."""
+    """Return a copy of token ids as intp, contiguous, each within 0 <= id < limit.
+
+    A copy that cannot be written to: the kernels take an id for an address.
+    """
+    array = np.array(array, order="C")
     if array.size:
         lowest, highest = int(array.min()), int(array.max())
         if lowest < 0 or highest >= limit:
@@ -84,7 +88,9 @@ def as_ids(name: str, array: Array, limit: int) -> Array:
             raise ValueError(
                 f"{name} must hold token ids from 0 to I - 1 = {limit - 1}, got {wrong}"
             )
-    return np.require(array, np.intp, ["C", "A"])
+    ids = array.astype(np.intp, copy=False)
+    ids.flags.writeable = False
+    return ids
 
 
 def check_shape(
@@ -127,7 +133,10 @@ def as_positive(name: str, value: Any) -> float:
     """Return value as a float above 0; infinity is allowed."""
     if not isinstance(value, SupportsFloat):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must fit a float64, got {value!r}") from None
     if math.isnan(number) or number <= 0:
         raise ValueError(f"{name} must be positive, got {value!r}")
     return number

@@ -266,6 +266,12 @@ class Activation:
 
     __slots__ = ("alpha", "beta", "code", "name", "row")
 
+    name: str
+    row: Row
+    code: int
+    alpha: float
+    beta: float
+
     def __init__(
         self, name: str, alpha: float | None = None, beta: float | None = None
     ) -> None:
@@ -283,11 +289,15 @@ class Activation:
             extra = "beta" if count == 1 else "alpha or beta"
             raise ValueError(f"activation {name!r} has no parameter {extra}")
         defaults = row.parameters + (0.0, 0.0)[count:]
-        self.name = name
-        self.row = row
-        self.code = row.code
-        self.alpha = _parameter(name, "alpha", alpha, defaults[0])
-        self.beta = _parameter(name, "beta", beta, defaults[1])
+        attributes = {
+            "name": name,
+            "row": row,
+            "code": row.code,
+            "alpha": _parameter(name, "alpha", alpha, defaults[0]),
+            "beta": _parameter(name, "beta", beta, defaults[1]),
+        }
+        for key, value in attributes.items():
+            object.__setattr__(self, key, value)
         if self.alpha < 0 and not row.alpha_below_zero:
             raise ValueError(
                 f"alpha of {name} must be >= 0, for the state must tell sigma'; "
@@ -295,6 +305,10 @@ class Activation:
             )
         if self.alpha == 0 and name == "scaled_tanh":
             raise ValueError("alpha of scaled_tanh must not be 0, got 0")
+
+    def __setattr__(self, name: str, value: object) -> None:
+        # One object stands for a name in the whole process.
+        raise AttributeError(f"an Activation does not change: cannot set {name!r}")
 
     @property
     def gamma(self) -> float:
@@ -338,9 +352,13 @@ def _parameter(name: str, which: str, value: float | None, default: float) -> fl
         return default
     if not isinstance(value, (int, float, np.floating, np.integer)):
         raise TypeError(f"{which} of {name} must be a number, got {value!r}")
-    if not math.isfinite(value):
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
         raise ValueError(f"{which} of {name} must be finite, got {value!r}")
-    return float(value)
+    return number
 
 
 _NAMED = {name: Activation(name) for name in TABLE}

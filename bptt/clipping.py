@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +57,8 @@ def clip_norm(
     grads : of the type of the argument
         The clipped gradient; the argument itself where there was nothing to do.
     norm : float, or a dict of float by the names of the leaves with ``per_leaf``
-        The norm before clipping. It does not overflow or underflow.
+        The norm before clipping: infinity where float64 cannot hold it, which does not
+        keep the gradient from being clipped to the right vector.
 
     Raises
     ------
@@ -79,26 +80,20 @@ def clip_norm(
     ([array([0.6, 0. ]), array([0.8])], 5.0)
     """
     h = as_positive("h", h)
+    check_choice("nonfinite", nonfinite, NONFINITE)
     leaves = _leaves(grads)
-    norms = {name: _norm(leaf) for name, leaf in leaves.items()}
-    total = _hypot(norms.values())
-    report: Any = norms if per_leaf else total
-    if not all(map(math.isfinite, norms.values())):
-        refused = _refuse(grads, leaves, nonfinite)
-        if refused is not None:
-            return refused, report
-    elif not per_leaf and total > h:
-        return _rebuild(grads, {k: _scaled(g, h, total) for k, g in leaves.items()}), (
-            report
-        )
-    elif per_leaf and any(norm > h for norm in norms.values()):
-        clipped = {
-            k: _scaled(g, h, norms[k]) if norms[k] > h else g for k, g in leaves.items()
-        }
-        return _rebuild(grads, clipped), report
-    else:
-        check_choice("nonfinite", nonfinite, NONFINITE)
-    return grads, report
+    groups = [[name] for name in leaves] if per_leaf else [list(leaves)]
+    clipped, norms = dict(leaves), []
+    for names in groups:
+        norm = _norm([leaves[name] for name in names])
+        norms.append(norm.value)
+        if norm.value > h and not math.isnan(norm.mantissa):
+            clipped |= {name: _scaled(leaves[name], h, norm) for name in names}
+    report: Any = dict(zip(leaves, norms, strict=True)) if per_leaf else norms[0]
+    if not all(map(math.isfinite, norms)) and not _all_finite(leaves):
+        return _refused(grads, leaves, nonfinite), report
+    changed = any(clipped[name] is not leaves[name] for name in leaves)
+    return _rebuild(grads, clipped) if changed else grads, report
 
 
 def clip_value(grads: G, h: float, *, nonfinite: str = "raise") -> G:
@@ -130,11 +125,11 @@ def clip_value(grads: G, h: float, *, nonfinite: str = "raise") -> G:
     h = as_positive("h", h)
     check_choice("nonfinite", nonfinite, NONFINITE)
     leaves = _leaves(grads)
-    if not all(np.isfinite(leaf).all() for leaf in leaves.values()):
-        refused = _refuse(grads, leaves, nonfinite)
-        if refused is not None:
-            return refused
-    return _rebuild(grads, {k: np.clip(g, -h, h) for k, g in leaves.items()})
+    if not _all_finite(leaves) and nonfinite != "pass":
+        return _refused(grads, leaves, nonfinite)
+    if math.isinf(h):
+        return grads
+    return _rebuild(grads, {k: _limited(g, h) for k, g in leaves.items()})
 
 
 def _leaves(grads: Any) -> Leaves:
@@ -172,50 +167,69 @@ def _rebuild(grads: G, leaves: Leaves) -> G:
     return cast(G, new)
 
 
-def _norm(leaf: Array) -> float:
-    """Return the Euclidean norm, without overflow or underflow on the way."""
+class _Norm(NamedTuple):
+    """A norm as mantissa 2^exponent: one that float64 cannot hold has a mantissa."""
+
+    mantissa: float
+    exponent: int
+
+    @property
+    def value(self) -> float:
+        try:
+            return math.ldexp(self.mantissa, self.exponent)
+        except OverflowError:
+            return math.inf
+
+
+def _norm(leaves: list[Array]) -> _Norm:
+    """Return the Euclidean norm of all entries; NaN where one is not finite."""
     # The square of any float32 is a normal float64. For a float64 it may not be; then
     # a power of two, which rounds nothing, brings the largest entry near 1.
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        total = float(np.square(leaf, dtype=np.float64).sum())
-        if leaf.dtype == np.float32 or 1e-280 < total < math.inf:
-            return math.sqrt(total)
-        largest = float(np.abs(leaf).max(initial=0.0))
-        if largest == 0 or not math.isfinite(largest):
-            return largest
+        total = sum(float(np.square(g, dtype=np.float64).sum()) for g in leaves)
+        if 1e-280 < total < math.inf or total == 0 == _largest(leaves):
+            return _Norm(math.sqrt(total), 0)
+        largest = _largest(leaves)
+        if not math.isfinite(largest):
+            return _Norm(math.nan, 0)
         exponent = math.frexp(largest)[1]
-        total = float(np.square(np.ldexp(leaf, -exponent)).sum())
-        return _ldexp(math.sqrt(total), exponent)
+        shrunk = (np.ldexp(g.astype(np.float64), -exponent) for g in leaves)
+        return _Norm(
+            math.sqrt(sum(float(np.square(g).sum()) for g in shrunk)), exponent
+        )
 
 
-def _hypot(norms: Any) -> float:
-    total = math.hypot(*norms)
-    # hypot takes the infinity of an infinity beside a NaN; a gradient has no such norm.
-    return math.nan if any(map(math.isnan, norms)) else total
+def _largest(leaves: list[Array]) -> float:
+    # Not max(): it may step over a NaN.
+    return float(np.max([np.abs(g).max(initial=0.0) for g in leaves], initial=0.0))
 
 
-def _ldexp(mantissa: float, exponent: int) -> float:
-    try:
-        return math.ldexp(mantissa, exponent)
-    except OverflowError:
-        return math.inf
-
-
-def _scaled(leaf: Array, h: float, norm: float) -> Array:
-    """Return h / norm * leaf, where h / norm itself might underflow."""
-    factor = h / norm
-    if factor >= float(np.finfo(leaf.dtype).smallest_normal):
+def _scaled(leaf: Array, h: float, norm: _Norm) -> Array:
+    """Return h / norm * leaf, where h / norm itself might overflow or underflow."""
+    factor = h / norm.mantissa
+    small = float(np.finfo(leaf.dtype).smallest_normal)
+    if norm.exponent == 0 and factor >= small:
         scaled: Array = leaf * leaf.dtype.type(factor)
         return scaled
-    small: Array = leaf.astype(np.float64) / norm * h
-    return small.astype(leaf.dtype)
+    unit: Array = np.ldexp(leaf.astype(np.float64), -norm.exponent) / norm.mantissa
+    with np.errstate(under="ignore"):
+        return (unit * h).astype(leaf.dtype)
 
 
-def _refuse(grads: G, leaves: Leaves, nonfinite: str) -> G | None:
-    """Return what a non-finite gradient gets instead; None where it may pass."""
-    check_choice("nonfinite", nonfinite, NONFINITE)
+def _limited(leaf: Array, h: float) -> Array:
+    # A float32 cannot reach a threshold that float32 cannot hold.
+    limit = leaf.dtype.type(min(h, float(np.finfo(leaf.dtype).max)))
+    return np.clip(leaf, -limit, limit)
+
+
+def _all_finite(leaves: Leaves) -> bool:
+    return all(bool(np.isfinite(leaf).all()) for leaf in leaves.values())
+
+
+def _refused(grads: G, leaves: Leaves, nonfinite: str) -> G:
+    """Return what a gradient that is not finite gets instead."""
     if nonfinite == "pass":
-        return None
+        return grads
     where = _first_nonfinite(leaves)
     if nonfinite == "raise":
         raise NonFiniteGradientError(f"the gradient is not finite: {where}")
@@ -233,4 +247,4 @@ def _first_nonfinite(leaves: Leaves) -> str:
         if wrong.size:
             index = tuple(map(int, np.unravel_index(wrong[0], leaf.shape)))
             return f"leaf {name!r} holds {leaf[index]} at index {index}"
-    return "every entry is finite, but their norm overflows"
+    raise AssertionError("called for a gradient that is finite")

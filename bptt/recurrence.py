@@ -74,6 +74,23 @@ class Tape:
     activation: Activation
     batched: bool
 
+    def __post_init__(self) -> None:
+        # The kernels trust a tape, and anyone can call this class.
+        (T, B), (I, H) = self.x.shape[:2], self.W.shape
+        ids = self.x.ndim == 2
+        if (
+            self.z.shape != (T + 1, B, H)
+            or self.V.shape != (H, H)
+            or self.x.shape != ((T, B) if ids else (T, B, I))
+            or not (self.z.flags.c_contiguous and self.x.flags.c_contiguous)
+            or not (self.W.dtype == self.V.dtype == self.z.dtype)
+            or (ids and self.x.flags.writeable)
+            or (not ids and self.x.dtype != self.z.dtype)
+        ):
+            raise ValueError(
+                "a Tape comes from forward; these parts are of no one call"
+            )
+
     def __repr__(self) -> str:
         (T, B), (I, H) = self.x.shape[:2], self.W.shape
         return (

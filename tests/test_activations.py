@@ -92,3 +92,9 @@ def test_an_activation_prints_pickles_and_copies(activation):
     assert eval(repr(activation)) == activation
     assert pickle.loads(pickle.dumps(activation)) == activation
     assert copy.deepcopy(activation) == activation
+
+
+def test_an_activation_does_not_change():
+    for name in ("alpha", "name", "new"):
+        with pytest.raises(AttributeError, match="an Activation does not change"):
+            setattr(as_activation("leaky_relu"), name, 9.0)

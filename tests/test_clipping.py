@@ -137,3 +137,20 @@ def test_a_non_finite_gradient_is_located_zeroed_or_passed(value, per_leaf, rng)
         assert not bptt.clip_value(grads, 1.0, nonfinite="zero").V.any()
     clipped = bptt.clip_value(grads, 1.0, nonfinite="pass").V[2, 1]
     np.testing.assert_equal(clipped, np.float32(np.clip(value, -1, 1)))
+
+
+@pytest.mark.parametrize("per_leaf", [False, True])
+def test_a_norm_that_float64_cannot_hold_clips_to_the_right_vector(per_leaf):
+    huge = [np.array([1.5e308, 1.5e308]), np.array([-1.5e308, 1e300])]
+    clipped, norm = bptt.clip_norm(huge, 3.0, per_leaf=per_leaf)
+    assert math.isinf(norm["0"] if per_leaf else norm)
+    length = math.sqrt(2 if per_leaf else 3)
+    expected = np.array([3 / length, 3 / length])
+    assert_within(clipped[0], expected, scaling_bound(expected))
+    assert bptt.clip_norm(huge, math.inf, per_leaf=per_leaf)[0] is huge
+
+
+def test_a_threshold_beyond_float32_clips_nothing():
+    grads = np.array([3e38, -1.0], np.float32)
+    np.testing.assert_array_equal(bptt.clip_value(grads, 1e300), grads)
+    assert bptt.clip_value(grads, math.inf) is grads

@@ -11,7 +11,7 @@ from proof import (
     run_backward,
     run_forward,
 )
-from tolerances import ACTIVATION_ULPS
+from tolerances import ACTIVATION_ULPS, normwise_bound
 
 from bptt import _backend, _reference
 from bptt.activations import Activation
@@ -101,6 +101,25 @@ def test_wide_layers_and_long_sequences(dtype, rng):
     check_against_reference(
         kernels, random_case(rng, 700, 9, 30, 40, TANH, dtype, ids=True)
     )
+
+
+@DTYPES
+@pytest.mark.parametrize(
+    "shape", [(5, 21, 300, 517), (700, 9, 3, 40), (60, 40, 9, 128)]
+)
+def test_large_sums_are_as_exact_as_their_type(shape, dtype, rng):
+    case = random_case(rng, *shape, TANH, dtype)
+    wide = random_case(rng, *shape, TANH, np.float64)
+    for name, value in vars(case).items():
+        if isinstance(value, np.ndarray):
+            getattr(wide, name)[...] = value
+    z = run_forward(kernels, case)
+    expected = run_backward(_reference, wide, run_forward(_reference, wide))
+    T, B, I, H = shape
+    bound = normwise_bound(T * B + I + H, dtype)
+    for name, grad in run_backward(kernels, case, z).items():
+        error = np.linalg.norm(grad - expected[name])
+        assert error <= bound * np.linalg.norm(expected[name]), name
 
 
 @DTYPES

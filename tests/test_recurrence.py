@@ -237,3 +237,29 @@ def test_weights_of_any_strides_are_read_in_place(rng):
     _, tape = bptt.forward(case.x, W, V)
     assert np.shares_memory(tape.W, W)
     assert np.shares_memory(tape.V, V)
+
+
+def test_ids_that_change_after_forward_do_no_harm(rng):
+    case = make(rng, ids=True)
+    _, tape = bptt.forward(case.x, case.W, case.V)
+    expected = bptt.backward(tape, case.dz)
+    case.x[...] = 10**9
+    assert_same((0, bptt.backward(tape, case.dz)), (0, expected))
+    with pytest.raises(ValueError, match="read-only"):
+        tape.x[...] = 0
+
+
+@pytest.mark.parametrize("name", ["x", "W", "V", "z"])
+def test_a_tape_of_parts_that_do_not_fit_is_refused(name, rng):
+    _, tape = bptt.forward(*(getattr(make(rng), n) for n in ("x", "W", "V")))
+    with pytest.raises(ValueError, match="a Tape comes from forward"):
+        replace(tape, **{name: getattr(tape, name)[:-1]})
+    with pytest.raises(ValueError, match="a Tape comes from forward"):
+        replace(tape, **{name: getattr(tape, name).astype(np.float32)})
+
+
+def test_a_tape_of_ids_that_anyone_can_change_is_refused(rng):
+    case = make(rng, ids=True)
+    _, tape = bptt.forward(case.x, case.W, case.V)
+    with pytest.raises(ValueError, match="a Tape comes from forward"):
+        replace(tape, x=tape.x.copy())

@@ -9,9 +9,12 @@ import pytest
 import bptt
 
 F32, F64 = np.float32, np.float64
-x, W, V = np.ones((5, 3, 4), F32), np.ones((4, 6), F32), np.ones((6, 6), F32)
-b, z0, ids = np.ones(6, F32), np.ones((3, 6), F32), np.ones((5, 3), int)
-dz = np.ones((5, 3, 6), F32)
+rng = np.random.default_rng(0)
+x, W, V, b, z0, dz = (
+    (0.3 * rng.standard_normal(shape)).astype(F32)
+    for shape in [(5, 3, 4), (4, 6), (6, 6), (6,), (3, 6), (5, 3, 6)]
+)
+ids = np.ones((5, 3), int)
 z, tape = bptt.forward(x, W, V, b, z0)
 _, sequence = bptt.forward(x[:, 0], W, V, b)
 grads = bptt.backward(tape, dz)
@@ -89,6 +92,7 @@ CALLS = [
     (activation("elu", alpha=-1.0), "alpha of elu must be >= 0, for the state must tell sigma'; got -1.0"),
     (activation("leaky_relu", -0.1), "alpha of leaky_relu must be >= 0, for the state must tell sigma'; got -0.1"),
     (activation("affine", np.nan), "alpha of affine must be finite, got nan"),
+    (activation("affine", 10**400), "alpha of affine must be finite, got 1000"),
     (activation("affine", 1.0, np.inf), "beta of affine must be finite, got inf"),
     (activation("affine", "1"), "alpha of affine must be a number, got '1'"),
     (activation("scaled_tanh", 0.0), "alpha of scaled_tanh must not be 0, got 0"),
@@ -124,6 +128,7 @@ CALLS = [
     (clip(h=np.nan), "h must be positive, got nan"),
     (clip(h=None), "h must be a number, got None"),
     (clip(h="one"), "h must be a number, got 'one'"),
+    (clip(h=10**400), "h must fit a float64, got 1000"),
     (clip(nonfinite="ignore"), "nonfinite must be one of 'raise', 'zero', 'pass'; got 'ignore'"),
     (clip(nonfinite="ignore", h=1e-3), "nonfinite must be one of 'raise', 'zero', 'pass'; got 'ignore'"),
     (clip(1.0), "grads must be Gradients, a tuple, a list, a dict or an array, got float"),

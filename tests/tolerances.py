@@ -112,6 +112,16 @@ def backward_bound(x, W, V, b, z, activation, dz, dz_last, dtype):
     return Gradients(*(2 * bound + tiny for bound in bounds))
 
 
+def normwise_bound(terms, dtype):
+    """Return the relative bound, in the Euclidean norm, of sums of so many terms.
+
+    The entrywise bounds are for the worst case and grow with the number of terms;
+    rounding errors are as good as independent, so that theirs grows with its root
+    (Higham 2002, section 2.8). Eight standard deviations.
+    """
+    return 8 * np.sqrt(terms) * float(np.finfo(dtype).eps)
+
+
 def sum_bound(values):
     """Return numpy.testing tolerances for sums of at most 64 products of order 1."""
     eps = float(np.finfo(values.dtype).eps)
