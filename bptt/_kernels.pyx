@@ -84,6 +84,14 @@ cdef class _Workspace:
 cdef list _idle = []             # workspaces kept for the next call
 
 
+cdef _Workspace take_workspace():
+    # Not a look and then a pop: another thread may come between.
+    try:
+        return _idle.pop()
+    except IndexError:
+        return _Workspace()
+
+
 cdef size_t lay_out(Layer *l, bint backward, char *base) noexcept nogil:
     """Give each packed operand its part of the block at base; return their size."""
     cdef Py_ssize_t P = l.panel, R = l.plan.steps * l.B
@@ -126,7 +134,7 @@ cdef int run(Layer *l, activation, Body body, bint backward) except -1:
     l.main_thread = threading.current_thread() is threading.main_thread()
     l.watched = seconds()
 
-    cdef _Workspace workspace = _idle.pop() if _idle else _Workspace()
+    cdef _Workspace workspace = take_workspace()
     cdef size_t size = lay_out(l, backward, NULL)
     cdef char *block = workspace.reserve(size + 64)
     lay_out(l, backward, <char *> ((<size_t> block + 63) // 64 * 64))
@@ -135,9 +143,10 @@ cdef int run(Layer *l, activation, Body body, bint backward) except -1:
     l.cell.alpha, l.cell.beta = activation.alpha, activation.beta
     with nogil:
         run_on_threads(body, l, l.plan.threads)
+    if l.interrupted:
+        return -1                # and raise what a signal handler has set
     _idle.append(workspace)
-    # -1 raises the exception that a signal handler has set.
-    return -1 if l.interrupted else 0
+    return 0
 
 
 cdef void watch(Layer *l, Py_ssize_t turn, int tid) noexcept nogil:

@@ -15,6 +15,9 @@ from pathlib import Path
 
 from bptt._validation import as_size
 
+# More than a pool has places for.
+MOST = 1024
+
 VARIABLES = ("BPTT_NUM_THREADS", "OMP_NUM_THREADS")
 
 # A block of `threads` is seen by its own thread or task alone.
@@ -54,7 +57,7 @@ def _from_environment() -> tuple[int, str]:
         if not text:
             continue
         if text.isdecimal() and int(text) > 0:
-            return int(text), f"{variable}={text}"
+            return min(int(text), MOST), f"{variable}={text}"
         if variable == "BPTT_NUM_THREADS":
             raise ImportError(f"{variable} must be a positive integer, got {text!r}")
     return processors(), "processors of this process"
@@ -87,7 +90,7 @@ def set_num_threads(n: int) -> None:
     >>> bptt.set_num_threads(bptt.get_num_threads())
     """
     global _default, reason
-    _default, reason = as_size("n", n), "set_num_threads"
+    _default, reason = min(as_size("n", n), MOST), "set_num_threads"
 
 
 @contextmanager
@@ -111,7 +114,7 @@ def threads(n: int) -> Iterator[None]:
     ...     bptt.get_num_threads()
     1
     """
-    token = _in_block.set(as_size("n", n))
+    token = _in_block.set(min(as_size("n", n), MOST))
     try:
         yield
     finally:

@@ -104,6 +104,13 @@ def test_the_number_can_be_set():
         bptt.set_num_threads(before)
 
 
+def test_more_threads_than_there_can_be_are_allowed(rng):
+    case = random_case(rng, 9, 33, 20, 150, TANH, np.float32)
+    expected = run(case)
+    with bptt.threads(2**40):
+        assert_same_bits(run(case), expected)
+
+
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [

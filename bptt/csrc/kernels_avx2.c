@@ -1,8 +1,10 @@
 /* The kernels on AVX2 with FMA. */
-#include <immintrin.h>
 #include "dispatch.h"
 #include "kernels.h"
 #include "simd.h"
+
+#if defined(__x86_64__) || defined(_M_X64)
+#include <immintrin.h>
 
 #define ISA       avx2
 #define TILE_ROWS 6
@@ -19,3 +21,5 @@ TARGET_BEGIN("avx2,fma")
 #undef REAL_BITS
 
 TARGET_END
+
+#endif

@@ -1,8 +1,10 @@
 /* The kernels on AVX-512 (F, DQ, BW, VL). */
-#include <immintrin.h>
 #include "dispatch.h"
 #include "kernels.h"
 #include "simd.h"
+
+#if defined(__x86_64__) || defined(_M_X64)
+#include <immintrin.h>
 
 #define ISA       avx512
 #define TILE_ROWS 12
@@ -19,3 +21,5 @@ TARGET_BEGIN("avx512f,avx512dq,avx512bw,avx512vl,fma")
 #undef REAL_BITS
 
 TARGET_END
+
+#endif

@@ -113,6 +113,8 @@ double bptt_seconds(void)
 #endif
 }
 
+/* A call flips `called`, the answer makes `answered` equal to it: a count would
+ * overflow where a long has 32 bits. */
 typedef struct worker {
     bptt_counter called, answered;
     char pad[2 * BPTT_LINE - 2 * sizeof(bptt_counter)];
@@ -139,13 +141,13 @@ static void run_body(int tid)
 
 static void work(worker *me)
 {
-    for (long turn = 1;; turn++) {
-        for (int i = 0; i < IDLE_SPINS && counter_load(&me->called) < turn; i++)
+    for (long turn = 1;; turn = !turn) {
+        for (int i = 0; i < IDLE_SPINS && counter_load(&me->called) != turn; i++)
             relax();
-        if (counter_load(&me->called) < turn) {
+        if (counter_load(&me->called) != turn) {
             lock_take(&pool.lock);
             pool.asleep++;
-            while (counter_load(&me->called) < turn)
+            while (counter_load(&me->called) != turn)
                 signal_wait(&pool.wake, &pool.lock);
             pool.asleep--;
             lock_give(&pool.lock);
@@ -239,8 +241,7 @@ int bptt_pool_run(bptt_body *body, void *ctx, int nthreads)
     pool.nthreads = n;
     lock_take(&pool.lock);
     for (int i = 0; i < n - 1; i++)
-        counter_store(&pool.workers[i].called,
-                      counter_load(&pool.workers[i].called) + 1);
+        counter_store(&pool.workers[i].called, !counter_load(&pool.workers[i].called));
     if (pool.asleep)
         signal_all(&pool.wake);
     lock_give(&pool.lock);
@@ -249,7 +250,7 @@ int bptt_pool_run(bptt_body *body, void *ctx, int nthreads)
     for (int i = 0; i < n - 1; i++) {
         int turns = 0;
         long turn = counter_load(&pool.workers[i].called);
-        while (counter_load(&pool.workers[i].answered) < turn)
+        while (counter_load(&pool.workers[i].answered) != turn)
             back_off(&turns);
     }
     counter_store(&pool.busy, 0);

@@ -2,7 +2,7 @@
  * octave of |x|, its coefficients looked up one by one. No exponential, no division: on
  * Zen 5 a result takes 37 cycles instead of 56 (AVX-512, float32; float64: 50 instead
  * of 66; AVX2, float32: 44 instead of 59), and the recurrence of a single sequence
- * waits for it once a step. tests/bench_act.c measures it.
+ * waits for it once a step.
  *
  *     |x| = centre + t       tanh |x| = c0 + t q(t)
  *

@@ -99,8 +99,9 @@ INLINE void tile(const int m, const int nv, const int trans, const real *A,
     for (int r = 0; r < m; r++) {
         UNROLL
         for (int v = 0; v < nv; v++) {
-            const real *s = start.p + r * start.ld + v / 2 * start.panel + v % 2 * VLEN;
-            acc[r][v] = start.p == NULL ? v_zero() : load_row(s, v < nv - 1 ? VLEN : n);
+            const ptrdiff_t at = r * start.ld + v / 2 * start.panel + v % 2 * VLEN;
+            acc[r][v] = start.p == NULL ? v_zero()
+                                        : load_row(start.p + at, v < nv - 1 ? VLEN : n);
         }
     }
 

@@ -1,6 +1,6 @@
 /* Elementary functions on vectors: one text for both types and every ISA. No branch on
  * data, so a lane's result depends on that lane alone; NaN gives NaN. Constants:
- * tools/fit_activations.py. Largest errors on any ISA, in ULP, as tests/test_ulp.c
+ * tools/fit_activations.py. Largest errors on any ISA, in ULP, as tests/csrc/test_ulp.c
  * finds them (float32: in all inputs, softplus in every seventh; float64: in 5
  * million):
  *
