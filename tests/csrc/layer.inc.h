@@ -1,0 +1,300 @@
+/* A layer, and the two walks through time that bptt/_kernels.pyx makes on it: the same
+ * functions, in C, for one type. Included by driver.c once per REAL_BITS. */
+#define layer             NAME(layer)
+#define chunk             NAME(chunk)
+#define chunk_at          NAME(chunk_at)
+#define watch             NAME(watch)
+#define stopped           NAME(stopped)
+#define meet              NAME(meet)
+#define forward_products  NAME(forward_products)
+#define forward_steps     NAME(forward_steps)
+#define forward_loop      NAME(forward_loop)
+#define backward_products NAME(backward_products)
+#define backward_steps    NAME(backward_steps)
+#define backward_loop     NAME(backward_loop)
+#define new_reals         NAME(new_reals)
+#define lay_out           NAME(lay_out)
+#define clear_out         NAME(clear_out)
+#define walk              NAME(walk)
+
+typedef struct layer {
+    ptrdiff_t T, B, I, H;
+    real *x;        /* (T, B, I), or NULL */
+    ptrdiff_t *ids; /* (T, B), where x is NULL */
+    real *W;        /* (I, H), element (i, h) at W[i * W_i + h * W_h] */
+    real *V;        /* (H, H), likewise */
+    real *b;        /* (H), or NULL */
+    real *z;        /* (T + 1, B, H) */
+    real *dz;       /* (T, B, H), or NULL */
+    real *dz_last;  /* (B, H), or NULL; in place of dz[T-1] */
+    real *dW, *dV;  /* (I, H), (H, H) */
+    real *db;       /* (H), or NULL */
+    real *dz0;      /* (B, H) */
+    real *dx;       /* (T, B, I), or NULL */
+    ptrdiff_t W_i, W_h, V_i, V_h;
+    const NAME(bptt_kernels) * k;
+    bptt_cell cell;
+    bptt_plan plan;
+    bptt_barrier barrier;
+    ptrdiff_t stop; /* in this turn, as an interrupt does; 0: never */
+    real *packed_V, *packed_W, *packed_x, *packed_z, *packed_dV, *packed_dW;
+    real *packed_da[2], *packed_state[2];
+} layer;
+
+/* Exactly so many, that a sanitizer sees the first one too far; NaN to begin with. */
+static real *new_reals(ptrdiff_t n)
+{
+    size_t bytes = (size_t)n * sizeof(real);
+    real *p = malloc(bytes ? bytes : 1);
+    if (!p)
+        exit(2);
+    memset(p, 255, bytes);
+    return p;
+}
+
+static void lay_out(layer *l)
+{
+    const ptrdiff_t P = l->k->panel, R = l->plan.steps * l->B;
+    const ptrdiff_t Hp = bptt_panels(l->H, P) * P, Ip = bptt_panels(l->I, P) * P;
+    l->packed_V = new_reals(l->H * Hp);
+    l->packed_W = new_reals(l->I * Hp > l->H * Ip ? l->I * Hp : l->H * Ip);
+    l->packed_x = new_reals(R * Ip);
+    l->packed_z = new_reals(R * Hp);
+    l->packed_dV = new_reals(l->H * Hp);
+    l->packed_dW = new_reals(l->I * Hp);
+    for (int i = 0; i < 2; i++) {
+        l->packed_state[i] = new_reals(l->B * Hp);
+        l->packed_da[i] = new_reals(R * Hp);
+    }
+    l->cell.B = l->B;
+    l->cell.H = l->H;
+    l->cell.V = l->packed_V;
+}
+
+static void clear_out(layer *l)
+{
+    real *all[] = {l->packed_V,       l->packed_W,     l->packed_x,
+                   l->packed_z,       l->packed_dV,    l->packed_dW,
+                   l->packed_da[0],   l->packed_da[1], l->packed_state[0],
+                   l->packed_state[1]};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        free(all[i]);
+}
+
+/* Chunk c of time: steps [t0, t1). */
+typedef struct chunk {
+    ptrdiff_t t0, t1;
+} chunk;
+
+static chunk chunk_at(const layer *l, ptrdiff_t c)
+{
+    return (chunk){bptt_split(l->T, c, l->plan.chunks),
+                   bptt_split(l->T, c + 1, l->plan.chunks)};
+}
+
+static void watch(layer *l, ptrdiff_t turn, int tid)
+{
+    if (tid == 0 && turn == l->stop)
+        bptt_barrier_stop(&l->barrier, turn);
+}
+
+static void meet(layer *l, int tid, int n)
+{
+    if (n > 1)
+        bptt_barrier_wait(&l->barrier, tid, n);
+}
+
+/* 1. z[t] <- x[t] W + b */
+static void forward_products(layer *l, chunk at, int tid, int n)
+{
+    const NAME(bptt_kernels) *k = l->k;
+    const ptrdiff_t B = l->B, I = l->I, H = l->H, P = k->panel;
+    const ptrdiff_t R = (at.t1 - at.t0) * B, panel = l->plan.steps * B * P;
+    const ptrdiff_t r0 = bptt_split(R, tid, n), r1 = bptt_split(R, tid + 1, n);
+    real *a = l->z + (at.t0 + 1) * B * H;
+    if (l->x) {
+        k->pack(r0, r1, I, l->x + at.t0 * B * I, I, 1, l->packed_x, panel);
+        meet(l, tid, n);
+        k->gemm(bptt_share_gemm(R, H, P, k->tile_rows, tid, n), H, I, l->packed_x,
+                panel, l->packed_W, l->b, a, H);
+    } else {
+        k->gather(r0, r1, H, l->ids + at.t0 * B, l->W, l->W_i, l->W_h, l->b, a);
+    }
+    meet(l, tid, n);
+}
+
+/* 2. z[t] <- sigma(z[t] + z[t-1] V) */
+static void forward_steps(layer *l, chunk at, int tid, int n)
+{
+    const NAME(bptt_kernels) *k = l->k;
+    const ptrdiff_t B = l->B, H = l->H, P = k->panel;
+    const bptt_share mine = bptt_share_step(&l->plan, B, H, P, k->tile_rows, tid, n);
+    for (ptrdiff_t t = at.t0 + 1; t <= at.t1; t++) {
+        real *z = l->z + t * B * H;
+        if (B == 1)
+            k->step_forward(&l->cell, mine, z - H, P, z, NULL, 0);
+        else
+            k->step_forward(&l->cell, mine, l->packed_state[(t - 1) & 1], B * P, z,
+                            l->packed_state[t & 1], B * P);
+        if (l->plan.split == BPTT_COLUMNS)
+            meet(l, tid, n);
+    }
+}
+
+static void forward_loop(void *ctx, int tid, int n)
+{
+    layer *l = ctx;
+    const NAME(bptt_kernels) *k = l->k;
+    const ptrdiff_t B = l->B, I = l->I, H = l->H, P = k->panel;
+    const ptrdiff_t chunks = l->plan.chunks;
+
+    k->pack(bptt_split(H, tid, n), bptt_split(H, tid + 1, n), H, l->V, l->V_i, l->V_h,
+            l->packed_V, H * P);
+    if (l->x)
+        k->pack(bptt_split(I, tid, n), bptt_split(I, tid + 1, n), H, l->W, l->W_i,
+                l->W_h, l->packed_W, I * P);
+    if (B > 1)
+        k->pack(bptt_split(B, tid, n), bptt_split(B, tid + 1, n), H, l->z, H, 1,
+                l->packed_state[0], B * P);
+    meet(l, tid, n);
+
+    if (l->plan.split == BPTT_PIPELINE && n == 2) {
+        for (ptrdiff_t c = 0; c <= chunks; c++) {
+            watch(l, c + 1, tid);
+            if (tid == 1 && c < chunks)
+                forward_products(l, chunk_at(l, c), 0, 1);
+            if (tid == 0 && c > 0)
+                forward_steps(l, chunk_at(l, c - 1), 0, 1);
+            meet(l, tid, n);
+            if (bptt_barrier_stopped(&l->barrier, c + 1))
+                return;
+        }
+        return;
+    }
+    for (ptrdiff_t c = 0; c < chunks; c++) {
+        watch(l, c + 1, tid);
+        forward_products(l, chunk_at(l, c), tid, n);
+        if (bptt_barrier_stopped(&l->barrier, c + 1))
+            return;
+        forward_steps(l, chunk_at(l, c), tid, n);
+    }
+}
+
+/* 2. forward was z[t] <- sigma(a[t]), a[t] = .. + z[t-1] V, so now
+ *    da[t] <- (dz[t] + da[t+1] V^T) sigma'(z[t]) */
+static void backward_steps(layer *l, chunk at, real *da, int tid, int n)
+{
+    const NAME(bptt_kernels) *k = l->k;
+    const ptrdiff_t T = l->T, B = l->B, H = l->H, P = k->panel;
+    const bptt_share mine = bptt_share_step(&l->plan, B, H, P, k->tile_rows, tid, n);
+    for (ptrdiff_t t = at.t1; t > at.t0; t--) {
+        const real *dz = l->dz ? l->dz + (t - 1) * B * H : NULL;
+        if (t == T && l->dz_last)
+            dz = l->dz_last;
+        k->step_backward(&l->cell, mine, t == T ? NULL : l->packed_state[(t + 1) & 1],
+                         B * P, dz, l->z + t * B * H, l->packed_state[t & 1], B * P,
+                         da + (t - 1 - at.t0) * B * P, l->plan.steps * B * P);
+        if (l->plan.split == BPTT_COLUMNS)
+            meet(l, tid, n);
+    }
+}
+
+/* 2. and dV <- dV + z[t-1]^T da[t]. 1. forward was x[t] W + b, so now
+ *    dW <- dW + x[t]^T da[t], db <- db + da[t], dx[t] <- da[t] W^T */
+static void backward_products(layer *l, chunk at, const real *da, int tid, int n)
+{
+    const NAME(bptt_kernels) *k = l->k;
+    const ptrdiff_t B = l->B, I = l->I, H = l->H, P = k->panel;
+    const ptrdiff_t R = (at.t1 - at.t0) * B, panel = l->plan.steps * B * P;
+    const ptrdiff_t r0 = bptt_split(R, tid, n), r1 = bptt_split(R, tid + 1, n);
+    const ptrdiff_t panels = bptt_panels(H, P);
+    const ptrdiff_t p0 = bptt_split(panels, tid, n),
+                    p1 = bptt_split(panels, tid + 1, n);
+    const int direct = l->plan.chunks == 1, add = at.t1 < l->T;
+    ptrdiff_t units = k->outer_tiles(H) * panels;
+
+    k->pack(r0, r1, H, l->z + at.t0 * B * H, H, 1, l->packed_z, panel);
+    if (l->x)
+        k->pack(r0, r1, I, l->x + at.t0 * B * I, I, 1, l->packed_x, panel);
+    meet(l, tid, n);
+    k->gemm_outer(bptt_split(units, tid, n), bptt_split(units, tid + 1, n), H, H, R,
+                  l->packed_z, panel, da, panel, direct ? l->dV : l->packed_dV,
+                  direct ? H : P, direct ? P : H * P, add);
+    if (l->x) {
+        units = k->outer_tiles(I) * panels;
+        k->gemm_outer(bptt_split(units, tid, n), bptt_split(units, tid + 1, n), I, H, R,
+                      l->packed_x, panel, da, panel, direct ? l->dW : l->packed_dW,
+                      direct ? H : P, direct ? P : I * P, add);
+    } else {
+        k->scatter(p0, p1, H, R, l->ids + at.t0 * B, da, panel, l->dW);
+    }
+    if (l->db)
+        k->sum_rows(p0, p1, H, R, da, panel, l->db);
+    if (l->dx)
+        k->gemm(bptt_share_gemm(R, I, P, k->tile_rows, tid, n), I, H, da, panel,
+                l->packed_W, NULL, l->dx + at.t0 * B * I, I);
+    meet(l, tid, n);
+}
+
+static void backward_loop(void *ctx, int tid, int n)
+{
+    layer *l = ctx;
+    const NAME(bptt_kernels) *k = l->k;
+    const ptrdiff_t B = l->B, I = l->I, H = l->H, P = k->panel;
+    const ptrdiff_t chunks = l->plan.chunks;
+
+    k->pack(bptt_split(H, tid, n), bptt_split(H, tid + 1, n), H, l->V, l->V_h, l->V_i,
+            l->packed_V, H * P);
+    if (l->dx)
+        k->pack(bptt_split(H, tid, n), bptt_split(H, tid + 1, n), I, l->W, l->W_h,
+                l->W_i, l->packed_W, H * P);
+    if (tid == 0 && l->db)
+        memset(l->db, 0, (size_t)H * sizeof(real));
+    if (tid == 0 && !l->x)
+        memset(l->dW, 0, (size_t)(I * H) * sizeof(real));
+    meet(l, tid, n);
+
+    if (l->plan.split == BPTT_PIPELINE && n == 2) {
+        for (ptrdiff_t c = chunks; c >= 0; c--) {
+            watch(l, c + 1, tid);
+            if (tid == 0 && c > 0)
+                backward_steps(l, chunk_at(l, c - 1), l->packed_da[(c - 1) & 1], 0, 1);
+            if (tid == 1 && c < chunks)
+                backward_products(l, chunk_at(l, c), l->packed_da[c & 1], 0, 1);
+            meet(l, tid, n);
+            if (bptt_barrier_stopped(&l->barrier, c + 1))
+                return;
+        }
+    } else {
+        for (ptrdiff_t c = chunks - 1; c >= 0; c--) {
+            watch(l, c + 1, tid);
+            backward_steps(l, chunk_at(l, c), l->packed_da[0], tid, n);
+            meet(l, tid, n);
+            if (bptt_barrier_stopped(&l->barrier, c + 1))
+                return;
+            backward_products(l, chunk_at(l, c), l->packed_da[0], tid, n);
+        }
+    }
+
+    if (chunks > 1) {
+        k->unpack(bptt_split(H, tid, n), bptt_split(H, tid + 1, n), H, l->packed_dV,
+                  H * P, l->dV);
+        if (l->x)
+            k->unpack(bptt_split(I, tid, n), bptt_split(I, tid + 1, n), H, l->packed_dW,
+                      I * P, l->dW);
+    }
+    k->state_backward(&l->cell, bptt_share_gemm(B, H, P, k->tile_rows, tid, n),
+                      l->packed_state[1], B * P, l->dz0);
+}
+
+/* A training step. */
+static void walk(layer *l)
+{
+    bptt_body *const loops[] = {forward_loop, backward_loop};
+    lay_out(l);
+    for (int i = 0; i < 2; i++) {
+        memset(&l->barrier, 0, sizeof l->barrier);
+        bptt_pool_run(loops[i], l, l->plan.threads);
+    }
+    clear_out(l);
+}
