@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from bptt._validation import check_shape
 
 Array = NDArray[Any]
 
@@ -89,7 +92,8 @@ class History:
 
     def since_best(self) -> int:
         """Return how many validations there were after the one of the lowest loss."""
-        losses = [loss for _, loss in self.validation]
+        # A NaN is no loss to be below: min() would keep one that came first.
+        losses = [math.inf if math.isnan(v) else v for _, v in self.validation]
         return len(losses) - 1 - losses.index(min(losses)) if losses else 0
 
     def to_arrays(self) -> dict[str, Array]:
@@ -102,7 +106,25 @@ class History:
 
     @classmethod
     def from_arrays(cls, steps: Array, validation: Array) -> History:
-        """Return the history of which these are the arrays."""
+        """Return the history of which these are the arrays.
+
+        Raises
+        ------
+        TypeError, ValueError
+            They are none of a history.
+        """
+        for name, array, columns in (
+            ("steps", steps, 4),
+            ("validation", validation, 2),
+        ):
+            check_shape(f"history.{name}", array, "(n, m)", (len(array), columns))
+            if array.dtype != np.float64:
+                raise TypeError(
+                    f"history.{name} must have dtype float64, got {array.dtype}"
+                )
+        made = validation[:, 0]
+        if not np.isin(made, np.arange(1, len(steps) + 1)).all():
+            raise ValueError("history.validation must hold numbers of steps made")
         history = cls()
         for loss, norm, clipped, rate in steps.tolist():
             history.add(loss, norm, bool(clipped), rate)

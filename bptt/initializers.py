@@ -34,7 +34,7 @@ def zeros(
     >>> zeros((2,))
     array([0., 0.], dtype=float32)
     """
-    return np.zeros(_shape(shape), _dtype(dtype))
+    return np.zeros(_shape(shape), as_float(dtype))
 
 
 def uniform(
@@ -76,7 +76,9 @@ def uniform(
     shape = _shape(shape)
     half = 1 / math.sqrt(shape[-1]) if limit is None else _finite("limit", limit)
     return (
-        as_generator(seed).uniform(-half, half, shape).astype(_dtype(dtype), copy=False)
+        as_generator(seed)
+        .uniform(-half, half, shape)
+        .astype(as_float(dtype), copy=False)
     )
 
 
@@ -115,7 +117,7 @@ def normal(
     (2, 3)
     """
     draw = as_generator(seed).normal(0.0, _finite("std", std), _shape(shape))
-    return draw.astype(_dtype(dtype), copy=False)
+    return draw.astype(as_float(dtype), copy=False)
 
 
 def glorot_uniform(
@@ -201,7 +203,7 @@ def orthogonal(
     Q *= np.copysign(_finite("gain", gain), np.diagonal(R))
     if rows < columns:
         Q = Q.T
-    return np.ascontiguousarray(Q, _dtype(dtype))
+    return np.ascontiguousarray(Q, as_float(dtype))
 
 
 def identity(
@@ -243,7 +245,7 @@ def identity(
            [0. , 0.5]], dtype=float32)
     """
     H = _square(shape)
-    V: Array = np.eye(H, dtype=_dtype(dtype))
+    V: Array = np.eye(H, dtype=as_float(dtype))
     V *= _finite("scale", scale)
     return V
 
@@ -290,7 +292,7 @@ def spectral_radius(
     H = _square(shape)
     V = as_generator(seed).normal(size=(H, H))
     V *= _finite("rho", rho) / np.abs(np.linalg.eigvals(V)).max()
-    return V.astype(_dtype(dtype), copy=False)
+    return V.astype(as_float(dtype), copy=False)
 
 
 TABLE: dict[str, Initializer] = {
@@ -352,10 +354,17 @@ def as_generator(seed: Seed) -> np.random.Generator:
         ) from None
 
 
-def _dtype(dtype: DTypeLike) -> np.dtype[Any]:
-    if np.dtype(dtype) not in FLOATS:
-        raise TypeError(f"dtype must be float32 or float64, got {np.dtype(dtype)}")
-    return np.dtype(dtype)
+def as_float(dtype: DTypeLike) -> np.dtype[Any]:
+    """Return the dtype float32 or float64."""
+    try:
+        # NumPy would take None for float64.
+        found = None if dtype is None else np.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or found not in FLOATS:
+        came = repr(dtype) if found is None else found
+        raise TypeError(f"dtype must be float32 or float64, got {came}")
+    return found
 
 
 def _finite(name: str, value: float) -> float:

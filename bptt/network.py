@@ -8,10 +8,10 @@ mirror, the parameters' first values, and the state that a stateful network keep
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 import os
+import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from bptt import initializers, losses, serialization
-from bptt._validation import FLOATS, as_size, check_choice, check_shape
+from bptt._validation import as_size, check_choice, check_shape
 from bptt.activations import Activation, as_activation
 from bptt.initializers import Initializer
 from bptt.recurrence import Tape, backward, forward
-from bptt.serialization import ModelFileError
+from bptt.serialization import ModelFileError, reading
 
 Array = NDArray[Any]
 Init = str | Initializer | Mapping[str, str | Initializer]
@@ -136,9 +136,7 @@ class Network:
         check_choice("readout", readout, READOUTS)
         self.readout = readout
         self.stateful = bool(stateful)
-        self.dtype = np.dtype(dtype)
-        if self.dtype not in FLOATS:
-            raise TypeError(f"dtype must be float32 or float64, got {self.dtype}")
+        self.dtype = initializers.as_float(dtype)
         self.state: Array | None = None
         self.metadata: dict[str, Any] = {}
         self.params = self._initial(init, seed)
@@ -240,6 +238,7 @@ class Network:
         -------
         float
         """
+        self._check(self.params)
         z, tape = forward(x, *self._layer(), z0, activation=self.activation)
         loss, _ = losses.TABLE[self.loss](self._read(self._rows(z, tape)), target)
         return loss
@@ -268,10 +267,10 @@ class Network:
 
     def contents(self) -> tuple[dict[str, Array], dict[str, str]]:
         """Return the arrays and the metadata that make a file of this network."""
-        activation = self.activation
+        self._check(self.params)
         config = {
             "sizes": [self.input_size, self.hidden_size, self.output_size],
-            "activation": activation.__reduce__()[1],
+            "activation": self.activation.__reduce__()[1],
             "loss": self.loss,
             "readout": self.readout,
             "stateful": self.stateful,
@@ -296,8 +295,8 @@ class Network:
                 f"{os.fspath(path)} is not a model file of this version of bptt: "
                 f"its format is {metadata.get('format')!r}, not {_FORMAT!r}"
             )
-        try:
-            config = json.loads(metadata["network"])
+        with reading(path):
+            config = dict(json.loads(metadata["network"]))
             network = cls(
                 *config.pop("sizes"),
                 activation=Activation(*config.pop("activation")),
@@ -305,10 +304,8 @@ class Network:
                 **config,
             )
             network.metadata = json.loads(metadata["metadata"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ModelFileError(
-                f"{os.fspath(path)} is not a model file, or is damaged: {error}"
-            ) from None
+            if not isinstance(network.metadata, dict):
+                raise TypeError("its metadata are no JSON object")
         return network
 
     def __repr__(self) -> str:
@@ -320,28 +317,46 @@ class Network:
 
     def _initial(self, init: Init, seed: initializers.Seed) -> dict[str, Array]:
         """Return new parameters, drawn in the order of PARAMETERS."""
-        I, H, O = self.input_size, self.hidden_size, self.output_size
-        shapes = {"W": (I, H), "V": (H, H), "b": (H,), "U": (H, O), "c": (O,)}
-        uniform = functools.partial(initializers.uniform, limit=1 / math.sqrt(H))
-        chosen: dict[str, Any] = {"W": uniform, "V": uniform, "U": uniform}
+        shapes = self._shapes()
+        for name, shape in shapes.items():
+            if math.prod(shape) * self.dtype.itemsize > sys.maxsize:
+                raise ValueError(
+                    "input_size, hidden_size and output_size must make arrays of less "
+                    f"than 2**63 bytes, got {name} {PARAMETERS[name]} = {shape}"
+                )
+        uniform = initializers.get("uniform", limit=1 / math.sqrt(self.hidden_size))
+        chosen: dict[str, Any] = dict.fromkeys("WVU", uniform)
         chosen.update({"b": "zeros", "c": "zeros"})
         chosen.update(init if isinstance(init, Mapping) else {"V": init})
         for name in chosen:
             check_choice("a key of init", name, tuple(PARAMETERS))
         rng = initializers.as_generator(seed)
-        params = {}
-        for name, shape in shapes.items():
-            p = initializers.get(chosen[name])(shape, seed=rng, dtype=self.dtype)
+        params = {
+            name: initializers.get(chosen[name])(shape, seed=rng, dtype=self.dtype)
+            for name, shape in shapes.items()
+        }
+        self._check(params)
+        return params
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        I, H, O = self.input_size, self.hidden_size, self.output_size
+        return {"W": (I, H), "V": (H, H), "b": (H,), "U": (H, O), "c": (O,)}
+
+    def _check(self, params: Mapping[str, Any]) -> None:
+        """Refuse parameters that are none of this network; anyone may replace them."""
+        for name, shape in self._shapes().items():
+            p = params.get(name)
+            if not isinstance(p, np.ndarray):
+                raise TypeError(f"{name} must be an array, got {type(p).__name__}")
             check_shape(name, p, PARAMETERS[name], shape)
             if p.dtype != self.dtype:
                 raise TypeError(f"{name} must have dtype {self.dtype}, got {p.dtype}")
-            params[name] = p
-        return params
 
     def _layer(self) -> tuple[Array, Array, Array]:
         return self.params["W"], self.params["V"], self.params["b"]
 
     def _forward(self, x: ArrayLike, z0: ArrayLike | None) -> tuple[Array, Tape]:
+        self._check(self.params)
         if z0 is None and self.stateful and self.state is not None:
             z0 = self.state
             if (B := _batch_shape(x)) != z0.shape[:-1]:
@@ -353,10 +368,9 @@ class Network:
 
     def _rows(self, z: Array, tape: Tape) -> Array:
         """Return the states that are read: (T, B, H), (B, H), (T, H) or (H,)."""
-        if self.readout == "every":
-            return z
-        return _last(tape)
+        return z if self.readout == "every" else _last(tape)
 
+    @np.errstate(over="ignore", invalid="ignore")  # as in the layer
     def _read(self, rows: Array) -> Array:
         # One matrix product: NumPy would make one of each step of a 3-D array.
         f = rows.reshape(-1, self.hidden_size) @ self.params["U"]

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bptt._validation import as_positive, check_choice
-from bptt.schedules import Schedule, as_number, as_schedule
+from bptt.schedules import Schedule, as_number, as_schedule, rate_at
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
@@ -49,7 +49,7 @@ class Optimizer:
     @property
     def rate(self) -> float:
         """The learning rate of the next update."""
-        return self.learning_rate(self.steps)
+        return rate_at(self.learning_rate, self.steps)
 
     def update(self, params: Arrays, grads: Arrays) -> None:
         """Make one step: change every parameter in place.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import SupportsFloat
 
 from bptt._validation import as_positive, as_size
 
@@ -169,7 +170,7 @@ def linear_warmup(schedule: float | Schedule, steps: int) -> Schedule:
     [0.25, 0.5, 0.75, 1.0, 0.1]
     """
     inner, steps = as_schedule("schedule", schedule), as_size("steps", steps)
-    return lambda step: inner(step) * min(1.0, (step + 1) / steps)
+    return lambda step: rate_at(inner, step) * min(1.0, (step + 1) / steps)
 
 
 def as_schedule(name: str, value: float | Schedule) -> Schedule:
@@ -177,11 +178,24 @@ def as_schedule(name: str, value: float | Schedule) -> Schedule:
     return value if callable(value) else constant(as_rate(name, value))
 
 
+def rate_at(schedule: Schedule, step: int) -> float:
+    """Return what a schedule says, which must be a rate or 0."""
+    rate = as_number("what a schedule returns", schedule(step))
+    if not 0 <= rate < math.inf:
+        raise ValueError(
+            "what a schedule returns must be at least 0 and finite, "
+            f"got {rate!r} at step {step}"
+        )
+    return rate
+
+
 def as_number(name: str, value: float) -> float:
     """Return value as a float."""
+    if not isinstance(value, SupportsFloat):
+        raise TypeError(f"{name} must be a number, got {value!r}")
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise TypeError(f"{name} must be a number, got {value!r}") from None
 
 

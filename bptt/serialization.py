@@ -7,6 +7,7 @@ code, and nothing in it is trusted: whatever is wrong with it, `read` raises one
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import json
@@ -14,9 +15,9 @@ import os
 import secrets
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +47,8 @@ def write(
 ) -> None:
     """Write arrays and metadata to one file, completely or not at all.
 
-    The bytes go to a new file beside the old one, which they replace at the end.
+    The bytes go to a new file beside the old one, which they replace at the end. Of a
+    symbolic link, what it points to is replaced.
 
     Parameters
     ----------
@@ -74,7 +76,7 @@ def write(
     ...     read(folder + "/a.npz")
     ({'V': array([[1.]])}, {'made by': 'me'})
     """
-    path = check_path("path", path)
+    path = _check_suffix("path", path)
     arrays = {name: np.asarray(a, order="C") for name, a in arrays.items()}
     encode = _encode_npz if path.suffix == ".npz" else _encode_safetensors
     _replace(path, encode(arrays, dict(metadata)))
@@ -106,29 +108,50 @@ def read(path: str | os.PathLike[str]) -> tuple[Arrays, Metadata]:
     path = Path(path)
     data = path.read_bytes()
     decode = _decode_npz if data[:2] == b"PK" else _decode_safetensors
-    try:
+    with reading(path):
         return decode(data)
-    except ImportError:
+
+
+@contextlib.contextmanager
+def reading(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Make one ModelFileError, which names the file, of any error in a block."""
+    try:
+        yield
+    except (ImportError, ModelFileError):
         raise
-    # Any exception: what a parser raises on foreign bytes is not for it to promise.
+    # Any exception: what foreign bytes may cause is not for a parser to promise.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ModelFileError(
-            f"{path} is not a model file, or is damaged: {reason}"
+            f"{os.fspath(path)} is not a model file, or is damaged: {reason}"
         ) from None
 
 
 def check_path(name: str, path: str | os.PathLike[str]) -> Path:
-    """Return a path that can be written: its suffix is known, its folder exists."""
+    """Return a path after a try whether it can be written: now, not after training.
+
+    Raises
+    ------
+    ValueError
+        Its suffix is not a known one.
+    OSError
+        It is a folder, or is in one that does not exist or cannot be written to.
+    """
+    path = _check_suffix(name, path)
+    if not path.parent.is_dir():
+        raise _os_error(errno.ENOENT, path.parent)
+    if path.is_dir():
+        raise _os_error(errno.EISDIR, path)
+    with _new_file(path):
+        pass
+    return path
+
+
+def _check_suffix(name: str, path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise ValueError(
             f"{name} must end in {' or '.join(SUFFIXES)}, got {str(path)!r}"
-        )
-    if not path.parent.is_dir():
-        # Now, and not after hours of training.
-        raise FileNotFoundError(
-            errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent)
         )
     return path
 
@@ -206,13 +229,33 @@ def _as_texts(metadata: Any) -> Metadata:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    with _new_file(path) as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()  # Windows moves no open file
+        Path(file.name).replace(_target(path))
+
+
+@contextlib.contextmanager
+def _new_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a new file beside path; unless it is moved, it is gone afterwards."""
+    temporary = _target(path).with_name(f".bptt-{secrets.token_hex(8)}.tmp")
     try:
         with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+            yield file
+    except OSError as error:
+        # The caller knows the name path, and not that of the temporary file.
+        raise _os_error(error.errno, path) from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _target(path: Path) -> Path:
+    return Path(os.path.realpath(path))
+
+
+def _os_error(number: int | None, path: Path) -> OSError:
+    number = errno.EIO if number is None else number
+    return OSError(number, os.strerror(number), str(path))

@@ -13,8 +13,9 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from bptt import _checkpoint
@@ -26,11 +27,13 @@ from bptt.data import Batches
 from bptt.history import History, Record
 from bptt.network import Network
 from bptt.optimizers import Optimizer
+from bptt.schedules import as_number
 from bptt.serialization import check_path
 
 Callback = Callable[[Record], Any]
 Validation = tuple[ArrayLike, ArrayLike] | Callable[[Network], float]
 Progress = bool | Callable[[Record], str] | None
+T = TypeVar("T")
 
 
 def train(
@@ -68,15 +71,17 @@ def train(
     clip : float, optional
         Threshold of the gradient's norm over all parameters, see `bptt.clip_norm`.
     nonfinite : {"raise", "zero", "pass"}
-        What a gradient with a NaN or an infinity gets, see `bptt.clip_norm`.
+        What a gradient with a NaN or an infinity gets, see `bptt.clip_norm`. The state
+        of a stateful network is then that before the batch.
     validation : (x, target) or callable, optional
         Data for `Network.evaluate`, or a function from the network to a float.
     validate_every : int, optional
         Steps between two validations; the default is an epoch, or 100 steps where
         there is one batch alone or no length of an epoch.
     patience : int, optional
-        Stop after so many validations in a row without a new lowest loss; the network
-        gets back the parameters of the lowest.
+        Stop after so many validations in a row without a new lowest loss, of which a
+        NaN is none; at the end the network, and with it the checkpoint, gets back the
+        parameters of the lowest.
     callbacks : iterable of callable
         Each is called with the `Record` of every step; one that returns True stops.
     checkpoint : str or path, optional
@@ -109,7 +114,8 @@ def train(
     Notes
     -----
     A stateful network keeps its state from step to step, and is reset where an epoch
-    begins.
+    begins. What validation and callbacks do to that state by reading with the network
+    is undone.
 
     Examples
     --------
@@ -144,7 +150,7 @@ def train(
         validation=_as_validation(validation),
         validate_every=as_size("validate_every", validate_every),
         patience=None if patience is None else as_size("patience", patience),
-        callbacks=tuple(callbacks),
+        callbacks=_as_callbacks(callbacks),
         path=None if checkpoint is None else check_path("checkpoint", checkpoint),
         checkpoint_every=as_size("checkpoint_every", checkpoint_every),
     )
@@ -188,12 +194,15 @@ class _Trainer:
         """Make the steps that are left, and return the history of all."""
         run = self.run
         if resume and self.path is not None and self.path.exists():
-            _checkpoint.restore(self.path, run)
+            _checkpoint.restore(self.path, run, best=self.patience is not None)
         run.state = run.network.state
         start = len(run.history.records)
         with self.interrupts, _bar(progress, self.total, start) as show:
             try:
                 run.history.stopped = self._loop(show)
+                if self.patience is not None:
+                    with self.interrupts.held():
+                        run.take_best()
                 self._save(start)
             except BaseException as error:
                 # The state of the step that was not completed is of no use.
@@ -201,9 +210,6 @@ class _Trainer:
                 if isinstance(error, KeyboardInterrupt):
                     self._save(start)
                 raise
-        if self.patience is not None:
-            for name, p in run.best.items():
-                run.network.params[name][...] = p
         return run.history
 
     def _loop(self, show: Callback) -> str:
@@ -219,7 +225,7 @@ class _Trainer:
                 return "steps"
             record = self._step(step)
             show(record)
-            answers = [callback(record) for callback in self.callbacks]
+            answers = [self._ask(callback, record) for callback in self.callbacks]
             if any(answer is True for answer in answers):
                 return "callback"
             if record.step % self.checkpoint_every == 0:
@@ -228,15 +234,27 @@ class _Trainer:
     def _step(self, step: int) -> Record:
         """Make one step, entirely or not at all."""
         run, network, optimizer = self.run, self.run.network, self.run.optimizer
+        x, target = _as_batch(step, self._ask(self.batch_of, step))
         if self.epoch and step % self.epoch == 0:
             network.reset()
-        loss, grads = network.loss_and_gradients(*self.batch_of(step))
+        before = network.state
+        loss, grads = network.loss_and_gradients(x, target)
         clipped, norm = clip_norm(grads.params, self.clip, nonfinite=self.nonfinite)
+        if network.state is not None and not math.isfinite(norm):
+            # Or its NaN would be in all steps that follow.
+            network.state = np.zeros_like(network.state) if before is None else before
         with self.interrupts.held():
             rate = optimizer.rate
             optimizer.update(network.params, clipped)
             run.state = network.state
             return run.history.add(loss, norm, norm > self.clip, rate)
+
+    def _ask(self, function: Callable[..., T], *args: Any) -> T:
+        """Call a function of the user's, and undo what it did to the state."""
+        try:
+            return function(*args)
+        finally:
+            self.run.network.state = self.run.state
 
     def _validation_is_due(self, step: int) -> bool:
         if self.validation is None or step == 0:
@@ -249,7 +267,7 @@ class _Trainer:
     def _validate(self, step: int) -> None:
         assert self.validation is not None
         run = self.run
-        loss = float(self.validation(run.network))
+        loss = as_number("validation", self._ask(self.validation, run.network))
         with self.interrupts.held():
             run.history.validation.append((step, loss))
             if self.patience is not None and run.history.since_best() == 0:
@@ -275,6 +293,27 @@ def _as_batches(
             f"got {type(batches).__name__}"
         )
     return batches, len(batches) if hasattr(batches, "__len__") else None
+
+
+def _as_batch(step: int, batch: Any) -> tuple[ArrayLike, ArrayLike]:
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        came = type(batch).__name__
+        if isinstance(batch, (tuple, list)):
+            came += f" of {len(batch)}"
+        raise TypeError(f"batches({step}) must return (x, target), got {came}")
+    return batch[0], batch[1]
+
+
+def _as_callbacks(callbacks: Iterable[Callback]) -> tuple[Callback, ...]:
+    if not isinstance(callbacks, Iterable):
+        raise TypeError(f"callbacks must be a list of functions, got {callbacks!r}")
+    functions = tuple(callbacks)
+    for function in functions:
+        if not callable(function):
+            raise TypeError(
+                f"callbacks must be a list of functions, got one with {function!r}"
+            )
+    return functions
 
 
 def _total_steps(steps: int | None, epochs: int | None, epoch: int | None) -> int:
@@ -307,7 +346,10 @@ def _as_validation(
 def _bar(progress: Progress, total: int, start: int) -> Iterator[Callback]:
     """Give what shows a record: a tqdm bar, or nothing."""
     installed = importlib.util.find_spec("tqdm") is not None
-    wanted = progress is True or (progress is not False and sys.stderr.isatty())
+    # stderr is None where the process was started without one.
+    wanted = sys.stderr is not None and (
+        progress is True or (progress is not False and sys.stderr.isatty())
+    )
     if not wanted or not (installed or progress is True):
         yield lambda record: None
         return

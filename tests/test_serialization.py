@@ -200,6 +200,10 @@ def test_a_foreign_safetensors_file_is_refused(tmp_path):
         (lambda a, m: m.pop("format"), "its format is None"),
         (lambda a, m: m.update(network="{"), "damaged"),
         (lambda a, m: m.update(network="[]"), "damaged"),
+        (lambda a, m: m.update(network="3"), "damaged"),
+        (lambda a, m: m.update(network="[" * 100_000), "recursion"),
+        (lambda a, m: m.update(metadata="[1]"), "no JSON object"),
+        (lambda a, m: m.update(metadata="null"), "no JSON object"),
         (lambda a, m: m.update(network='{"sizes": 3}'), "damaged"),
         (lambda a, m: m.update(metadata="nonsense"), "damaged"),
     ],
@@ -234,6 +238,42 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(path, monkeypat
         make(np.float64).save(path)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_write_through_a_link_keeps_the_link(tmp_path):
+    target, link = tmp_path / "there" / "model.npz", tmp_path / "link.npz"
+    target.parent.mkdir()
+    make().save(target)
+    link.symlink_to(target)
+    make(np.float64).save(link)
+    assert link.is_symlink()
+    assert Network.load(target).dtype == np.float64
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_path_is_tried_before_it_is_needed(tmp_path):
+    folder = tmp_path / "folder.npz"
+    folder.mkdir()
+    with pytest.raises(OSError, match="Is a directory") as caught:
+        serialization.check_path("path", folder)
+    assert caught.value.filename == str(folder)
+    path = tmp_path / "model.npz"
+    assert serialization.check_path("path", path) == path
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("write", [serialization.check_path, "save"])
+def test_a_folder_that_takes_no_file_is_told_of_by_the_name_given(
+    tmp_path, monkeypatch, write
+):
+    def refuse(self, mode):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(type(tmp_path), "open", refuse)
+    path = tmp_path / "model.npz"
+    with pytest.raises(PermissionError) as caught:
+        make().save(path) if write == "save" else write("path", path)
+    assert caught.value.filename == str(path)
 
 
 def test_other_suffixes_are_refused(tmp_path):

@@ -1,40 +1,17 @@
-"""Training: the loop by hand, clipping, early stopping, checkpoints, and Ctrl-C."""
+"""Training: the loop by hand, clipping, early stopping, and the state."""
 
 import math
-import os
-import signal
-import subprocess
-import sys
-import textwrap
-import time
 
 import numpy as np
 import pytest
+from runs import STEPS, make, make_streams, same_bits
 
 import bptt
-from bptt.clipping import NonFiniteGradientError
-from bptt.data import Minibatches, TokenStreams
+from bptt.clipping import NonFiniteGradientError, NonFiniteGradientWarning
+from bptt.data import Minibatches
 from bptt.network import Network
 from bptt.optimizers import SGD, Adam
-from bptt.serialization import ModelFileError
 from bptt.training import train
-
-STEPS = 25
-
-
-def make(**options):
-    return Network(4, 6, 4, seed=0, stateful=True, **options)
-
-
-def make_streams():
-    ids = np.random.default_rng(0).integers(0, 4, 400)
-    return TokenStreams(ids, length=8, batch_size=5, seed=2)
-
-
-def same_bits(network, other):
-    assert network.params.keys() == other.params.keys()
-    for name, p in network.params.items():
-        assert p.tobytes() == other.params[name].tobytes(), name
 
 
 def test_the_loop_is_what_one_would_write_by_hand():
@@ -157,87 +134,6 @@ def test_validation_on_data_leaves_the_state_alone():
     assert history.validation[-1][1] == validated.evaluate(*streams(3))
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
-@pytest.mark.parametrize(
-    ("stopped_after", "patience"), [(1, 3), (8, 3), (9, 3), (24, None)]
-)
-def test_a_stopped_run_ends_with_the_same_bits(
-    tmp_path, suffix, stopped_after, patience
-):
-    if suffix == ".safetensors":
-        pytest.importorskip("safetensors")
-    path = tmp_path / f"run{suffix}"
-    streams = make_streams()
-    options = {
-        "steps": STEPS,
-        "clip": 0.3,
-        "validation": streams(1),
-        "validate_every": 4,
-        "patience": patience,
-        "checkpoint": path,
-    }
-    whole = make()
-    expected = train(whole, streams, optimizer=Adam(0.01), **options)
-
-    def interrupt(record):
-        if record.step == stopped_after:
-            signal.raise_signal(signal.SIGINT)
-
-    with pytest.raises(KeyboardInterrupt):
-        train(make(), streams, optimizer=Adam(0.01), callbacks=[interrupt], **options)
-    resumed = make()
-    history = train(resumed, streams, optimizer=Adam(0.01), resume=True, **options)
-    same_bits(resumed, whole)
-    assert history.records == expected.records
-    assert history.validation == expected.validation
-    assert history.stopped == expected.stopped
-    assert Network.load(path).params["V"].shape == (6, 6)
-
-
-def test_a_finished_run_is_not_continued(tmp_path):
-    path = tmp_path / "run.npz"
-    first, second = make(), make()
-    options = {"steps": STEPS, "checkpoint": path, "resume": True}
-    train(first, make_streams(), optimizer=Adam(0.01), **options)
-    written = path.stat().st_mtime_ns
-    history = train(second, make_streams(), optimizer=Adam(0.01), **options)
-    same_bits(first, second)
-    assert len(history.records) == STEPS
-    assert path.stat().st_mtime_ns == written
-
-
-def test_checkpoints_are_written_on_the_way(tmp_path):
-    path = tmp_path / "run.npz"
-    seen = []
-    train(
-        make(),
-        make_streams(),
-        optimizer=SGD(0.1),
-        steps=9,
-        checkpoint=path,
-        checkpoint_every=4,
-        callbacks=[lambda record: seen.append(path.exists())],
-    )
-    assert seen == [False] * 4 + [True] * 5
-
-
-def test_a_checkpoint_of_another_run_is_refused_and_changes_nothing(tmp_path):
-    path = tmp_path / "run.npz"
-    streams = make_streams()
-    train(make(), streams, optimizer=Adam(0.01), steps=3, checkpoint=path)
-    options = {"steps": 5, "checkpoint": path, "resume": True}
-    network = make(activation="relu")
-    before = {name: p.copy() for name, p in network.params.items()}
-    with pytest.raises(ModelFileError, match="the checkpoint of another network"):
-        train(network, streams, optimizer=Adam(0.01), **options)
-    assert all((network.params[name] == p).all() for name, p in before.items())
-    with pytest.raises(ModelFileError, match="a run with SGD: its optimizer is Adam"):
-        train(make(), streams, optimizer=SGD(0.01), **options)
-    make().save(path)
-    with pytest.raises(ModelFileError, match="its optimizer is None"):
-        train(make(), streams, optimizer=Adam(0.01), **options)
-
-
 def test_a_gradient_that_is_not_finite_stops_before_its_step():
     network = make()
     network.params["V"][0, 0] = math.nan
@@ -260,80 +156,6 @@ def test_a_wanted_bar_without_tqdm_is_told_of(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install 'bptt\[train\]'"):
         train(make(), make_streams(), optimizer=SGD(0.1), steps=3, progress=True)
-
-
-RUN = textwrap.dedent(
-    """
-    import sys
-    import numpy as np
-    from bptt.data import TokenStreams
-    from bptt.network import Network
-    from bptt.optimizers import Adam
-    from bptt.training import train
-
-    path, resume, slow = sys.argv[1], sys.argv[2] == "resume", sys.argv[3] == "slow"
-    ids = np.random.default_rng(0).integers(0, 4, 20_000)
-    network = Network(4, 6, 4, seed=0, stateful=True)
-    lines = lambda record: print(record.step, flush=True) if slow else None
-    try:
-        train(
-            network,
-            TokenStreams(ids, length=50, batch_size=5),
-            optimizer=Adam(0.01),
-            steps=400,
-            clip=0.3,
-            checkpoint=path,
-            resume=resume,
-            callbacks=[lines],
-        )
-    except KeyboardInterrupt:
-        sys.exit(130)
-    """
-)
-
-
-def start(path, *how):
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", RUN, str(path), *how],
-        stdout=subprocess.PIPE,
-        env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
-        text=True,
-    )
-
-
-@pytest.mark.skipif(os.name == "nt", reason="SIGINT cannot be sent to one process")
-def test_ctrl_c_in_a_process_and_resume_give_the_same_bits(tmp_path):
-    with start(tmp_path / "whole.npz", "new", "fast") as process:
-        assert process.wait(timeout=120) == 0
-
-    stopped = tmp_path / "stopped.npz"
-    with start(stopped, "new", "slow") as process:
-        while int(process.stdout.readline()) < 20:
-            pass
-        process.send_signal(signal.SIGINT)
-        process.stdout.read()
-        assert process.wait(timeout=120) == 130
-    assert stopped.exists()
-    with start(stopped, "resume", "fast") as process:
-        assert process.wait(timeout=120) == 0
-
-    assert stopped.read_bytes() == (tmp_path / "whole.npz").read_bytes()
-    assert len(list(tmp_path.iterdir())) == 2
-
-
-def test_ctrl_c_waits_for_the_end_of_an_update(tmp_path):
-    class Slow(SGD):
-        def update(self, params, grads):
-            signal.raise_signal(signal.SIGINT)
-            time.sleep(0.01)  # a signal is handled between two lines of Python
-            super().update(params, grads)
-
-    path, network = tmp_path / "run.npz", make()
-    with pytest.raises(KeyboardInterrupt):
-        train(network, make_streams(), optimizer=Slow(0.1), steps=3, checkpoint=path)
-    same_bits(Network.load(path), network)
-    assert (network.params["V"] != make().params["V"]).any()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.parametrize(
@@ -396,3 +218,125 @@ def test_batches_must_be_a_function_or_a_pair():
         train(make(), [1, 2], optimizer=SGD(0.1), steps=1)
     with pytest.raises(ValueError, match="epochs needs batches that have a length"):
         train(make(), lambda step: None, optimizer=SGD(0.1), epochs=1)
+
+
+def reads(network):
+    """Read with a network, as a function of the user's may: its state moves."""
+    network.predict(np.zeros((3, 2), np.int64), np.ones((2, 6), np.float32))
+
+
+@pytest.mark.parametrize("who", ["validation", "callback", "batches"])
+def test_what_reads_with_the_network_leaves_its_state_alone(who):
+    def validation(net):
+        if who == "validation":
+            reads(net)
+        return 1.0
+
+    def callback(record):
+        if who == "callback":
+            reads(network)
+
+    def batches(step):
+        if who == "batches":
+            reads(network)
+        return streams(step)
+
+    streams, plain, network = make_streams(), make(), make()
+    train(plain, streams, optimizer=SGD(0.1), steps=6)
+    train(
+        network,
+        batches,
+        optimizer=SGD(0.1),
+        steps=6,
+        validation=validation,
+        validate_every=2,
+        callbacks=[callback],
+    )
+    same_bits(network, plain)
+    assert network.state.tobytes() == plain.state.tobytes()
+
+
+def test_a_run_begins_in_the_state_of_the_network():
+    streams, network, other = make_streams(), make(), make()
+    other.state = network.state = np.full((5, 6), 0.5, np.float32)
+    expected, _ = other.loss_and_gradients(*streams(0))
+    history = train(network, lambda step: streams(step), optimizer=SGD(0.1), steps=1)
+    assert history.loss.tolist() == [expected]
+
+
+def nan_at(wrong, streams):
+    """Return batches of numbers, of which one is not."""
+
+    def batches(step):
+        ids, target = streams(step)
+        x = np.eye(4, dtype=np.float32)[ids]
+        return (x * np.float32(math.nan) if step == wrong else x), target
+
+    return batches
+
+
+def test_a_step_that_fails_leaves_the_state_of_the_one_before():
+    streams, network, other = make_streams(), make(), make()
+    train(other, nan_at(9, streams), optimizer=SGD(0.1), steps=3)
+    with pytest.raises(NonFiniteGradientError):
+        train(network, nan_at(3, streams), optimizer=SGD(0.1), steps=9)
+    same_bits(network, other)
+    assert network.state.tobytes() == other.state.tobytes()
+
+
+@pytest.mark.parametrize("wrong", [0, 3])
+def test_a_batch_of_nan_that_is_passed_over_does_not_end_the_learning(wrong):
+    network, states = make(), []
+    with pytest.warns(NonFiniteGradientWarning) as warned:
+        history = train(
+            network,
+            nan_at(wrong, make_streams()),
+            optimizer=SGD(0.1),
+            steps=8,
+            nonfinite="zero",
+            callbacks=[lambda record: states.append(network.state)],
+        )
+    assert len(warned) == 1
+    assert np.isnan(history.loss).tolist() == [step == wrong for step in range(8)]
+    assert all(np.isfinite(state).all() for state in states)  # a None is none
+
+
+def test_a_validation_of_nan_is_never_the_best():
+    losses = iter([math.nan, 3.0, math.nan, 2.0, math.nan, 2.0])
+    network, kept = make(), []
+
+    def validation(net):
+        kept.append(net.params["V"].copy())
+        return next(losses)
+
+    history = train(
+        network,
+        make_streams(),
+        optimizer=SGD(0.5),
+        steps=100,
+        validation=validation,
+        validate_every=1,
+        patience=2,
+    )
+    assert len(history.validation) == 6
+    assert (network.params["V"] == kept[3]).all()
+
+
+@pytest.mark.parametrize(
+    ("batches", "came"),
+    [
+        (lambda step: None, "NoneType"),
+        (lambda step: make_streams()(step)[0], "ndarray"),
+        (lambda step: (*make_streams()(step), 1), "tuple of 3"),
+    ],
+)
+def test_what_batches_return_is_told_of(batches, came):
+    with pytest.raises(TypeError) as caught:
+        train(make(), batches, optimizer=SGD(0.1), steps=1)
+    assert str(caught.value) == f"batches(0) must return (x, target), got {came}"
+
+
+def test_a_run_without_stderr_has_no_bar(monkeypatch):
+    monkeypatch.setattr("sys.stderr", None)
+    for progress in (None, True):
+        train(make(), make_streams(), optimizer=SGD(0.1), steps=1, progress=progress)

@@ -25,6 +25,17 @@ def train(batches=(x, target), optimizer=adam, steps=1, **options):
     )
 
 
+def replaced(name, value):
+    """Return a network with another parameter, and ways to use it."""
+    other = bptt.Network(4, 6, 2, seed=0)
+    other.params[name] = value
+    other.predict_x = lambda: other.predict(x)
+    other.learn_x = lambda: other.loss_and_gradients(x, target)
+    other.evaluate_x = lambda: other.evaluate(x, target)
+    other.save_x = lambda: other.save("never-written.npz")
+    return other
+
+
 def call(function, *args, **options):
     return lambda: function(*args, **options)
 
@@ -39,6 +50,15 @@ CALLS = [
     (make(loss="mse"), "loss must be one of 'squared_error', 'cross_entropy', 'binary_cross_entropy'; got 'mse'"),
     (make(readout="first"), "readout must be one of 'every', 'last'; got 'first'"),
     (make(dtype=np.float16), "dtype must be float32 or float64, got float16"),
+    (make(dtype="foo"), "dtype must be float32 or float64, got 'foo'"),
+    (make(dtype=None), "dtype must be float32 or float64, got None"),
+    (make(2, 2**62, 1), "input_size, hidden_size and output_size must make arrays of less than 2**63 bytes, got W (I, H) = (2, 4611686018427387904)"),
+    (replaced("U", np.ones((6, 3), np.float32)).predict_x, "U must have shape (H, O) = (6, 2), got (6, 3)"),
+    (replaced("U", np.ones((6, 2))).predict_x, "U must have dtype float32, got float64"),
+    (replaced("W", np.ones((5, 6), np.float32)).predict_x, "W must have shape (I, H) = (4, 6), got (5, 6)"),
+    (replaced("c", None).learn_x, "c must be an array, got NoneType"),
+    (replaced("U", np.ones(2)).evaluate_x, "U must have shape (H, O) = (6, 2), got (2,)"),
+    (replaced("b", [0.0]).save_x, "b must be an array, got list"),
     (make(init="he"), "initializer must be one of 'zeros', 'uniform'"),
     (make(seed=-1), "seed must be a non-negative integer"),
     (learn(x[..., :3]), "x must have shape (T, B, I) = (T, B, 4) to fit W, got (5, 3, 3)"),
@@ -56,6 +76,12 @@ CALLS = [
     (call(optimizers.SGD, -0.1), "learning_rate must be positive, got -0.1"),
     (call(optimizers.SGD, 0.1, momentum=1.0), "momentum must be from 0 to below 1, got 1.0"),
     (call(optimizers.Adam, 0.1, beta2=1.0), "beta2 must be from 0 to below 1, got 1.0"),
+    (train(optimizer=optimizers.SGD(lambda step: "0.1")), "what a schedule returns must be a number, got '0.1'"),
+    (train(optimizer=optimizers.SGD(lambda step: None)), "what a schedule returns must be a number, got None"),
+    (train(optimizer=optimizers.SGD(lambda step: np.nan)), "what a schedule returns must be at least 0 and finite, got nan at step 0"),
+    (train(optimizer=optimizers.SGD(lambda step: -1.0)), "what a schedule returns must be at least 0 and finite, got -1.0 at step 0"),
+    (call(schedules.linear_warmup(lambda step: "0.1", 2), 0), "what a schedule returns must be a number, got '0.1'"),
+    (call(schedules.cosine, 0.1, 5, floor="0"), "floor must be a number, got '0'"),
     (call(schedules.cosine, 0.1, 0), "steps must be at least 1, got 0"),
     # initialisers
     (call(initializers.get, "he"), "initializer must be one of 'zeros', 'uniform'"),
@@ -73,6 +99,10 @@ CALLS = [
     (train(patience=3), "patience needs a validation to watch, got None"),
     (train(resume=True), "resume needs the name of a checkpoint, got None"),
     (train(checkpoint="run.txt"), "checkpoint must end in .safetensors or .npz, got 'run.txt'"),
+    (train(callbacks=3), "callbacks must be a list of functions, got 3"),
+    (train(callbacks=print), "callbacks must be a list of functions, got <built-in function print>"),
+    (train(callbacks=[3]), "callbacks must be a list of functions, got one with 3"),
+    (train(validation=lambda network: None, validate_every=1), "validation must be a number, got None"),
     (train(batches=x), "batches must be (x, target) or a function from the step to such a pair, got ndarray"),
 ]  # fmt: skip
 
