@@ -106,13 +106,15 @@ def test_samples_follow_the_probabilities():
     network.params["c"][...] = np.log([0.5, 0.3, 0.1, 0.1])
 
     def counts(temperature):
-        drawn = charmodel.sample(
-            network,
-            alphabet,
-            prompt="a",
-            length=4000,
-            temperature=temperature,
-            seed=0,
+        drawn = "".join(
+            charmodel.sample(
+                network,
+                alphabet,
+                prompt="a",
+                length=4000,
+                temperature=temperature,
+                seed=0,
+            )
         )
         return np.array([drawn.count(c) for c in "abc\ufffd"]) / 4000
 
@@ -135,3 +137,66 @@ def test_a_model_of_another_kind_is_refused(tmp_path):
         network.save(path)
         with pytest.raises(ModelFileError, match=reason.replace("+", r"\+")):
             charmodel.load(path)
+
+
+@pytest.mark.parametrize(
+    "options", [{"readout": "last"}, {"stateful": False}, {"loss": "squared_error"}]
+)
+def test_a_network_that_predicts_no_characters_is_refused(tmp_path, options):
+    path = tmp_path / "m.npz"
+    network = Network(3, 6, 3, **({"stateful": True} | options))
+    network.metadata["alphabet"] = "ab\ufffd"
+    network.save(path)
+    with pytest.raises(ModelFileError, match="is not a model of characters"):
+        charmodel.load(path)
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+def test_a_model_with_weights_that_are_not_finite_is_refused(tmp_path, value):
+    network = make(3)
+    network.metadata["alphabet"] = "ab\ufffd"
+    network.params["U"][1, 2] = value
+    network.save(tmp_path / "m.npz")
+    with pytest.raises(ModelFileError, match=r"m.npz is damaged: U holds a NaN or"):
+        charmodel.load(tmp_path / "m.npz")
+
+
+def test_samples_come_one_by_one():
+    network, alphabet = make(3), text.Alphabet("ab\ufffd")
+    endless = charmodel.sample(
+        network, alphabet, prompt="a", length=10**18, temperature=1.0, seed=0
+    )
+    assert {next(endless) for _ in range(99)} == {"a", "b"}
+
+
+def test_a_network_that_overflows_is_told_of():
+    network, alphabet = make(3), text.Alphabet("ab\ufffd")
+    network.params["U"][...] = 3e38
+    network.params["b"][...] = 9.0
+    endless = charmodel.sample(
+        network, alphabet, prompt="a", length=9, temperature=1.0, seed=0
+    )
+    with pytest.raises(FloatingPointError, match="so large that it overflows"):
+        next(endless)
+
+
+TEXT = "größer \U0001f600\nend"
+
+
+@pytest.mark.parametrize(
+    ("data", "expected", "notes"),
+    [
+        (TEXT.encode(), TEXT, []),
+        (TEXT.encode("utf-8-sig"), TEXT, []),
+        (TEXT.encode("utf-16"), TEXT, []),
+        (b"\xfe\xff" + TEXT.encode("utf-16-be"), TEXT, []),
+        (b"a\r\nb\rc", "a\nb\nc", []),
+        (b"gr\xf6\xdfer", "gr\ufffd\ufffder", ["2 bytes of FILE are not UTF-8"]),
+        ("\ufffd".encode(), "\ufffd", []),
+    ],
+)
+def test_texts_are_utf_8_or_say_what_they_are(tmp_path, data, expected, notes):
+    path, noted = tmp_path / "text.txt", []
+    path.write_bytes(data)
+    assert text.read_texts([str(path)], noted.append) == [expected]
+    assert noted == [note.replace("FILE", str(path)) for note in notes]

@@ -6,21 +6,16 @@ Ctrl-C is 130, and a reader that went away (``bptt sample m | head -1``) is 141.
 
 from __future__ import annotations
 
-import argparse
 import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_ERROR, f"{self.prog}: error: {message} (see {self.prog} -h)\n")
+_ERRORS = (OSError, ValueError, TypeError, ImportError, MemoryError, ArithmeticError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,40 +36,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     {"bptt": "...", "backend": "...", ...}
     0
     """
+    if sys.stdout is None:
+        _complain("error: standard output is closed")
+        return EXIT_ERROR
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal that cannot show a character of a sample gets "?" for it.
         sys.stdout.reconfigure(errors="replace")
     try:
-        args = _parser().parse_args(argv)
+        # Here, where Ctrl-C is caught: imports take a while.
+        from bptt.cli import parser
+
+        args = parser.make().parse_args(argv)
         args.run(args)
         sys.stdout.flush()
     except KeyboardInterrupt as interrupt:
         _complain(str(interrupt) or "interrupted")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # What is still buffered has no reader: without this, exit would flush it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         return EXIT_BROKEN_PIPE
-    except (OSError, ValueError, TypeError, ImportError, MemoryError) as error:
+    except _ERRORS as error:
         _complain(f"error: {_one_line(error)}")
         return EXIT_ERROR
     return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    from bptt import __version__
-    from bptt.cli import bench, info, sample, train
-
-    parser = _Parser(
-        prog="bptt",
-        description="Exact backpropagation through time.",
-        epilog="bptt COMMAND --help says more, with an example.",
-    )
-    parser.add_argument("--version", action="version", version=f"bptt {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (train, sample, bench, info):
-        command.add_parser(commands)
-    return parser
 
 
 def _one_line(error: BaseException) -> str:
@@ -83,5 +67,11 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def _forget_output() -> None:
+    # What is still buffered has no reader: without this, exit would flush it.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _complain(message: str) -> None:
-    print(f"bptt: {message}", file=sys.stderr)
+    if sys.stderr is not None:  # else print would take stdout for it
+        print(f"bptt: {message}", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,8 @@ def save(path: str | os.PathLike[str], network: Network, alphabet: Alphabet) -> 
 def load(path: str | os.PathLike[str]) -> tuple[Network, Alphabet]:
     """Return the network and the alphabet of a file.
 
+    What is loaded is finite, stateful, and predicts each character.
+
     Raises
     ------
     ModelFileError
@@ -36,7 +39,8 @@ def load(path: str | os.PathLike[str]) -> tuple[Network, Alphabet]:
     """
     network = Network.load(path)
     characters = network.metadata.get("alphabet")
-    if not isinstance(characters, str):
+    kind = network.loss, network.readout, network.stateful
+    if not isinstance(characters, str) or kind != ("cross_entropy", "every", True):
         raise ModelFileError(f"{os.fspath(path)} is not a model of characters")
     try:
         alphabet = Alphabet(characters)
@@ -47,6 +51,11 @@ def load(path: str | os.PathLike[str]) -> tuple[Network, Alphabet]:
             f"{os.fspath(path)} is damaged: its alphabet has {len(alphabet)} "
             f"characters, its network {network.output_size} outputs"
         )
+    for name, p in network.params.items():
+        if not np.isfinite(p).all():
+            raise ModelFileError(
+                f"{os.fspath(path)} is damaged: {name} holds a NaN or an infinity"
+            )
     return network, alphabet
 
 
@@ -94,8 +103,8 @@ def sample(
     length: int,
     temperature: float,
     seed: int | None,
-) -> str:
-    """Return characters drawn from a network after a prompt.
+) -> Iterator[str]:
+    """Draw characters from a network after a prompt, one by one.
 
     Parameters
     ----------
@@ -113,21 +122,26 @@ def sample(
     seed : int or None
         Where the draws come from.
 
-    Returns
-    -------
+    Yields
+    ------
     str
+
+    Raises
+    ------
+    FloatingPointError
+        The network overflows.
     """
     rng = np.random.default_rng(seed)
     network.reset()
-    drawn: list[int] = []
     ids = alphabet.encode(prompt)
     for _ in range(length):
         logits = network.predict(ids)[-1].astype(np.float64)
+        if not np.isfinite(logits).all():
+            raise FloatingPointError("its weights are so large that it overflows")
         logits[alphabet.other] = -np.inf
-        drawn.append(_draw(logits, temperature, rng))
-        ids = np.array(drawn[-1:])
+        ids = np.array([_draw(logits, temperature, rng)])
+        yield alphabet.decode(ids.tolist())
     network.reset()
-    return alphabet.decode(drawn)
 
 
 def _draw(logits: Array, temperature: float, rng: np.random.Generator) -> int:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+import sys
 from argparse import ArgumentTypeError
 
 
 def positive_int(text: str) -> int:
     """Return an integer above 0."""
     return _int(text, 1)
+
+
+def alphabet_size(text: str) -> int:
+    """Return an integer of at least 2."""
+    return _int(text, 2)
 
 
 def not_negative_int(text: str) -> int:
@@ -47,6 +53,8 @@ def _int(text: str, lowest: int) -> int:
         raise ArgumentTypeError(f"must be an integer, got {text!r}") from None
     if number < lowest:
         raise ArgumentTypeError(f"must be at least {lowest}, got {text}")
+    if number > sys.maxsize:
+        raise ArgumentTypeError(f"must be at most {sys.maxsize}, got {text}")
     return number
 
 

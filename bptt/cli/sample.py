@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import secrets
+import sys
 from typing import Any
 
 from bptt.cli import options
@@ -55,12 +56,13 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     from bptt.cli import charmodel
+    from bptt.serialization import ModelFileError
 
     if not args.prompt:
         raise ValueError("--prompt must have at least one character")
     network, alphabet = charmodel.load(args.model)
     seed = secrets.randbits(32) if args.seed is None else args.seed
-    text = charmodel.sample(
+    characters = charmodel.sample(
         network,
         alphabet,
         prompt=args.prompt,
@@ -68,8 +70,13 @@ def run(args: argparse.Namespace) -> None:
         temperature=args.temperature,
         seed=seed,
     )
-    if args.json:
-        result = {"model": args.model, "seed": seed, "prompt": args.prompt}
-        print(json.dumps({**result, "text": text}))
-    else:
-        print(args.prompt.lstrip("\n") + text)
+    try:
+        if args.json:
+            result = {"model": args.model, "seed": seed, "prompt": args.prompt}
+            print(json.dumps({**result, "text": "".join(characters)}))
+        else:
+            sys.stdout.write(args.prompt.lstrip("\n"))
+            sys.stdout.writelines(characters)
+            print()
+    except FloatingPointError as error:
+        raise ModelFileError(f"{args.model} is damaged: {error}") from None

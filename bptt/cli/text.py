@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
+import re
 import sys
 import sysconfig
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ Array = NDArray[Any]
 # Stands for every character that the alphabet has not.
 OTHER = "\ufffd"
 
-# Enough for a run of the default length to see each character about three times.
+# A run of the default length sees each character about seven times.
 STANDARD_LIBRARY_CHARACTERS = 2_000_000
 
 
@@ -66,17 +68,26 @@ class Alphabet:
         return "".join(self.characters[i] for i in ids)
 
 
-def read_texts(names: Sequence[str]) -> list[str]:
-    """Return the text of each file, of stdin for "-": UTF-8, newlines made uniform.
+def read_texts(names: Sequence[str], note: Callable[[str], None]) -> list[str]:
+    """Return the text of each file, of stdin for "-", newlines made uniform.
 
-    Without names: Python source of the standard library, see `standard_library`.
+    Without names: Python source of the standard library, see `standard_library`. Files
+    are in UTF-8, or in UTF-16 with a byte order mark; note is told of what is neither.
     """
     if not names:
         return standard_library()
-    return [
-        _decode(sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes())
-        for name in names
-    ]
+    texts = []
+    for name in names:
+        text, wrong = _decode(_read(name))
+        if wrong:
+            note(f"{wrong:,} bytes of {_name(name)} are not UTF-8")
+        texts.append(text)
+    return texts
+
+
+def naming(names: Sequence[str]) -> str:
+    """Return the files as a message names them."""
+    return ", ".join(map(_name, names)) or "the standard library"
 
 
 def standard_library(characters: int = STANDARD_LIBRARY_CHARACTERS) -> list[str]:
@@ -93,7 +104,7 @@ def standard_library(characters: int = STANDARD_LIBRARY_CHARACTERS) -> list[str]
             break
         if name.startswith("_") or not path.is_file():
             continue
-        text = _decode(path.read_bytes())[:left]
+        text = _decode(path.read_bytes())[0][:left]
         texts.append(text)
         left -= len(text)
     if not texts:
@@ -109,9 +120,27 @@ def split(texts: Sequence[str], held_out: float) -> tuple[str, str]:
     return train, rest
 
 
-def _decode(data: bytes) -> str:
-    text = data.decode("utf-8-sig", errors="replace")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+def _read(name: str) -> bytes:
+    if name != "-":
+        return Path(name).read_bytes()
+    if sys.stdin is None:
+        raise OSError("standard input is closed")
+    return sys.stdin.buffer.read()
+
+
+def _name(name: str) -> str:
+    return "standard input" if name == "-" else name
+
+
+def _decode(data: bytes) -> tuple[str, int]:
+    """Return a text, and how many of its bytes were not UTF-8."""
+    wrong = 0
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        text = data.decode("utf-16", errors="replace")
+    else:
+        text = data.decode("utf-8-sig", errors="surrogateescape")
+        text, wrong = re.subn("[\udc80-\udcff]", OTHER, text)
+    return text.replace("\r\n", "\n").replace("\r", "\n"), wrong
 
 
 def _code_points(text: str) -> Array:

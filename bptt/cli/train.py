@@ -35,20 +35,24 @@ EPILOG = """examples:
 # What a run depends on besides the text: saved with it, and taken from there to resume.
 _Option = tuple[Callable[[str], Any], Any, str]
 OPTIONS: dict[str, _Option] = {
-    "steps": (options.positive_int, 3000, "updates"),
-    "hidden": (options.positive_int, 128, "units of the recurrent layer, H"),
+    "steps": (options.positive_int, 6000, "updates"),
+    "hidden": (options.positive_int, 256, "units of the recurrent layer, H"),
     "length": (options.positive_int, 64, "steps of time in a batch, T"),
     "batch_size": (options.positive_int, 32, "streams of text read in parallel, B"),
-    "learning_rate": (options.positive_float, 0.008, "of Adam, at its highest"),
+    "learning_rate": (options.positive_float, 0.004, "of Adam, at its highest"),
     "clip": (options.positive_float, 1.0, "threshold of the gradient's norm"),
     "activation": (str, "tanh", "function of the recurrent layer"),
-    "alphabet": (options.positive_int, 256, "characters known, by frequency"),
+    "alphabet": (options.alphabet_size, 256, "characters known, by frequency"),
     "held_out": (options.fraction, 0.1, "fraction of each text to hold out"),
     "seed": (options.not_negative_int, 0, "seed of everything random"),
 }
 
+# The trigram model is tuned on a tenth of its text, and predicts from the third on.
+LEAST_TRAINING, LEAST_HELD_OUT = 30, 3
+
 _METAVARS = {
     options.positive_int: "N",
+    options.alphabet_size: "N",
     options.not_negative_int: "N",
     options.positive_float: "X",
     options.fraction: "X",
@@ -119,8 +123,13 @@ def run(args: argparse.Namespace) -> None:
     start = time.monotonic()
     output = check_path("--output", args.output or _default_output())
     chosen = _options(args, output)
-    texts = text.read_texts(args.files)
+    texts = text.read_texts(args.files, _note)
     training, held_out = text.split(texts, chosen["held_out"])
+    names = text.naming(args.files)
+    _check_texts(names, training, held_out)
+    if not args.resume:
+        _shrink(chosen, _given(args), len(training))
+    _check_size(names, chosen, len(training))
     alphabet = text.Alphabet.of(training, chosen["alphabet"])
     ids, rest = alphabet.encode(training), alphabet.encode(held_out)
     rest = rest[: charmodel.read_length(len(rest))]
@@ -131,11 +140,13 @@ def run(args: argparse.Namespace) -> None:
         "text": f"{zlib.crc32(np.concatenate([ids, rest]).data):08x}",
     }
     if args.resume:
-        _check_text(output, network)
+        _check_same(output, network)
     _note(
         f"{len(texts)} texts, {len(ids):,} characters to train on, "
         f"{len(rest):,} held out, alphabet of {len(alphabet)}"
     )
+    # Before the training, which is lost where something cannot be done with the texts.
+    trigram = Trigram.tuned(ids, len(alphabet)).bits(rest)
 
     steps = chosen["steps"]
     rate = linear_warmup(cosine(chosen["learning_rate"], steps), min(100, steps))
@@ -158,7 +169,7 @@ def run(args: argparse.Namespace) -> None:
         saved = "; to go on, add --resume" if optimizer.steps else ""
         raise KeyboardInterrupt(f"interrupted{saved}") from None
 
-    bits, trigram = charmodel.bits(network, rest), Trigram.tuned(ids, len(alphabet))
+    network.save(output)
     written = charmodel.sample(
         network,
         alphabet,
@@ -167,18 +178,17 @@ def run(args: argparse.Namespace) -> None:
         temperature=0.7,
         seed=chosen["seed"],
     )
-    network.save(output)
     result = {
-        "bits_per_character": bits,
-        "trigram_bits_per_character": trigram.bits(rest),
+        "bits_per_character": charmodel.bits(network, rest),
+        "trigram_bits_per_character": trigram,
         "training_bits_per_character": _bits(history.records[-1].loss),
         "training_characters": len(ids),
         "held_out_characters": len(rest),
         "parameters": sum(p.size for p in network.params.values()),
         "clipped_fraction": history.clipped_fraction,
         "options": chosen,
+        "sample": "".join(written),
         "seconds": round(time.monotonic() - start, 3),
-        "sample": written,
         "output": str(output),
     }
     print(json.dumps(result) if args.json else _report(result))
@@ -198,22 +208,87 @@ def _report(result: dict[str, Any]) -> str:
 
 def _options(args: argparse.Namespace, output: Path) -> dict[str, Any]:
     """Return the options of the run: given, default, or those of the checkpoint."""
-    from bptt.network import Network
-
-    given = {name: getattr(args, name) for name in OPTIONS if hasattr(args, name)}
+    given = _given(args)
     if not args.resume:
         return {name: given.get(name, row[1]) for name, row in OPTIONS.items()}
-    saved = Network.load(output).metadata.get("options")
-    if not isinstance(saved, dict) or saved.keys() != OPTIONS.keys():
-        raise ValueError(f"{output} is not the checkpoint of a run of bptt train")
+    saved = _saved_options(output)
     for name, value in given.items():
         if value != saved[name]:
-            option = f"--{name.replace('_', '-')}"
             raise ValueError(
-                f"a resumed run keeps its options: {option} was {saved[name]}, "
+                f"a resumed run keeps its options: {_flag(name)} was {saved[name]}, "
                 f"got {value}"
             )
     return saved
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(args, name) for name in OPTIONS if hasattr(args, name)}
+
+
+def _saved_options(output: Path) -> dict[str, Any]:
+    from bptt.network import Network
+    from bptt.serialization import ModelFileError, read
+
+    arrays, metadata = read(output)
+    saved = Network.from_contents(output, arrays, metadata).metadata.get("options")
+    if not isinstance(saved, dict) or saved.keys() != OPTIONS.keys():
+        raise ModelFileError(f"{output} is not the checkpoint of a run of bptt train")
+    if "optimizer" not in metadata:
+        raise ModelFileError(f"the run of {output} is finished: nothing to resume")
+    for name, (kind, _, _) in OPTIONS.items():
+        try:
+            valid = kind(str(saved[name])) == saved[name]
+        except argparse.ArgumentTypeError:
+            valid = False
+        if not valid:
+            raise ModelFileError(
+                f"{output} is damaged: its option {name} is {saved[name]!r}"
+            )
+    return saved
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _check_texts(names: str, training: str, held_out: str) -> None:
+    """Refuse texts from which nothing can be learned, or on which nothing measured."""
+    if len(training) < LEAST_TRAINING or len(held_out) < LEAST_HELD_OUT:
+        raise ValueError(
+            f"{names}: too little text; {LEAST_TRAINING} characters to train on and "
+            f"{LEAST_HELD_OUT} held out are needed, got {len(training)} and "
+            f"{len(held_out)}"
+        )
+    if len(set(training)) < 2:
+        raise ValueError(
+            f"{names}: the text to train on must have at least 2 different characters, "
+            f"got only {training[0]!r}"
+        )
+
+
+def _shrink(chosen: dict[str, Any], given: dict[str, Any], count: int) -> None:
+    """Make batches smaller where a text is too small for the default ones."""
+    for name in ("batch_size", "length"):
+        default = chosen[name]
+        while name not in given and chosen[name] > 1 and _chunks(chosen, count) < 4:
+            chosen[name] //= 2
+        if chosen[name] != default:
+            _note(f"a small text: {_flag(name)} {chosen[name]} instead of {default}")
+
+
+def _check_size(names: str, chosen: dict[str, Any], count: int) -> None:
+    T, B = chosen["length"], chosen["batch_size"]
+    if _chunks(chosen, count) < 1:
+        raise ValueError(
+            f"{names}: --length {T} and --batch-size {B} need at least {T * (B + 1):,} "
+            f"characters to train on, got {count:,}"
+        )
+
+
+def _chunks(chosen: dict[str, Any], count: int) -> int:
+    """Return how many batches a text makes, as in `TokenStreams`."""
+    chunks: int = (count - chosen["length"]) // chosen["batch_size"] // chosen["length"]
+    return chunks
 
 
 def _network(O: int, chosen: dict[str, Any]) -> Network:
@@ -230,7 +305,7 @@ def _network(O: int, chosen: dict[str, Any]) -> Network:
     )
 
 
-def _check_text(output: Path, network: Network) -> None:
+def _check_same(output: Path, network: Network) -> None:
     from bptt.network import Network
 
     if Network.load(output).metadata != network.metadata:
@@ -251,11 +326,13 @@ def _describe(record: Record) -> str:
 
 
 def _has_bar() -> bool:
-    return sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None
+    shown = sys.stderr is not None and sys.stderr.isatty()
+    return shown and importlib.util.find_spec("tqdm") is not None
 
 
 def _note(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+    if sys.stderr is not None:  # else print would take stdout for it
+        print(message, file=sys.stderr, flush=True)
 
 
 class _Lines:
