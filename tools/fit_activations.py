@@ -1,7 +1,7 @@
 """Derive every constant of the vector activations and write csrc/vmath_constants.h.
 
     python3 -m venv venv && venv/bin/pip install mpmath
-    venv/bin/python tools/fit_activations.py csrc/vmath_constants.h
+    venv/bin/python tools/fit_activations.py bptt/csrc/vmath_constants.h
 
 All polynomials interpolate in Chebyshev nodes, at 60 digits, then each coefficient is
 rounded to the type. That is within a small factor of minimax; where a term must be
@@ -16,6 +16,7 @@ rounded essentially once.
 """
 
 import sys
+from pathlib import Path
 
 import mpmath as mp
 
@@ -244,8 +245,7 @@ def main(path):
             out.append("    },")
         out.append("};")
     out += ["", "#endif"]
-    with open(path, "w") as file:
-        file.write("\n".join(out) + "\n")
+    Path(path).write_text("\n".join(out) + "\n")
 
 
 if __name__ == "__main__":
