@@ -36,7 +36,11 @@ class BuildExtension(build_ext):
         }.get(
             self.compiler.compiler_type,
             # No contraction: a fused multiply-add only where the text asks for one.
-            ["-std=c11", "-ffp-contract=off", *(["-O0", "-g", "-UNDEBUG"] if DEBUG else ["-O3"])],
+            [
+                "-std=c11",
+                "-ffp-contract=off",
+                *(["-O0", "-g", "-UNDEBUG"] if DEBUG else ["-O3"]),
+            ],
         )
         for extension in self.extensions:
             extension.extra_compile_args = flags
