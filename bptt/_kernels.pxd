@@ -94,6 +94,7 @@ cdef struct Layer:
     void *dz0
     void *dx                     # or NULL
     Py_ssize_t W_i, W_h, V_i, V_h, itemsize, panel
+    Py_ssize_t chunk_panel, state_panel  # reals from one panel to the next
     Cell cell
     Plan plan
     Barrier barrier

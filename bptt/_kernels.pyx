@@ -94,16 +94,18 @@ cdef _Workspace take_workspace():
 
 cdef size_t lay_out(Layer *l, bint backward, char *base) noexcept nogil:
     """Give each packed operand its part of the block at base; return their size."""
-    cdef Py_ssize_t P = l.panel, R = l.plan.steps * l.B
-    cdef Py_ssize_t Hp = panels_of(l.H, P) * P, Ip = panels_of(l.I, P) * P
+    cdef Py_ssize_t P = l.panel, H_panels = panels_of(l.H, P)
+    cdef Py_ssize_t Hp = H_panels * P, Ip = panels_of(l.I, P) * P
+    cdef Py_ssize_t chunk_I = panels_of(l.I, P) * l.chunk_panel
+    cdef Py_ssize_t chunk_H = H_panels * l.chunk_panel
     cdef size_t used = 0
     l.packed_V = part(l, base, &used, l.H * Hp)
-    l.packed_state = part(l, base, &used, 2 * l.B * Hp)
-    l.packed_x = part(l, base, &used, 0 if l.x == NULL else R * Ip)
+    l.packed_state = part(l, base, &used, 2 * H_panels * l.state_panel)
+    l.packed_x = part(l, base, &used, 0 if l.x == NULL else chunk_I)
     if backward:
         l.packed_W = part(l, base, &used, 0 if l.dx == NULL else l.H * Ip)
-        l.packed_z = part(l, base, &used, R * Hp)
-        l.packed_da = part(l, base, &used, (1 + (l.plan.split == PIPELINE)) * R * Hp)
+        l.packed_z = part(l, base, &used, chunk_H)
+        l.packed_da = part(l, base, &used, (1 + (l.plan.split == PIPELINE)) * chunk_H)
         if l.plan.chunks > 1:
             l.packed_dV = part(l, base, &used, l.H * Hp)
             l.packed_dW = part(l, base, &used, 0 if l.x == NULL else l.I * Hp)
@@ -131,6 +133,9 @@ cdef int run(Layer *l, activation, Body body, bint backward) except -1:
         l.panel, tile_rows = _isa.f64.panel, _isa.f64.tile_rows
     l.plan = make_plan(
         l.T, l.B, l.I, l.H, l.itemsize, l.panel, tile_rows, _threads.get_num_threads())
+    # Odd numbers of rows, for panels a power of two apart would meet in the caches.
+    l.chunk_panel = (l.plan.steps * l.B | 1) * l.panel
+    l.state_panel = (l.B | 1) * l.panel
     l.main_thread = threading.current_thread() is threading.main_thread()
     l.watched = seconds()
 
@@ -242,7 +247,7 @@ cdef void forward_loop(Layer *l, const Kernels *k, int tid, int n) noexcept nogi
                l.W, l.W_i, l.W_h, l.packed_W, I * P)
     if B > 1:
         k.pack(split(B, tid, n), split(B, tid + 1, n), H,
-               l.z, H, 1, l.packed_state, B * P)
+               l.z, H, 1, l.packed_state, l.state_panel)
     meet(l, tid, n)
 
     if l.plan.split == PIPELINE and n == 2:
@@ -271,7 +276,7 @@ cdef void forward_products(
     """1. z[t] <- x[t] W + b: a state's place holds its input until the step comes."""
     cdef Py_ssize_t B = l.B, I = l.I, H = l.H, P = k.panel
     cdef Py_ssize_t t0 = start_of(l, c), t1 = start_of(l, c + 1)
-    cdef Py_ssize_t R = (t1 - t0) * B, panel = l.plan.steps * B * P
+    cdef Py_ssize_t R = (t1 - t0) * B, panel = l.chunk_panel
     cdef Share mine = share_gemm(R, H, P, k.tile_rows, tid, n)
     cdef void *a = at(l, l.z, (t0 + 1) * B * H)
 
@@ -295,7 +300,7 @@ cdef void forward_steps(
     cdef Share mine = share_step(&l.plan, B, H, P, k.tile_rows, tid, n)
     cdef void *states[2]
     states[0] = l.packed_state
-    states[1] = at(l, states[0], panels_of(H, P) * B * P)
+    states[1] = at(l, states[0], panels_of(H, P) * l.state_panel)
 
     for t in range(t0 + 1, t1 + 1):
         if B == 1:
@@ -303,8 +308,8 @@ cdef void forward_steps(
             k.step_forward(&l.cell, mine, at(l, l.z, (t - 1) * H), P,
                            at(l, l.z, t * H), NULL, 0)
         else:
-            k.step_forward(&l.cell, mine, states[(t - 1) & 1], B * P,
-                           at(l, l.z, t * B * H), states[t & 1], B * P)
+            k.step_forward(&l.cell, mine, states[(t - 1) & 1], l.state_panel,
+                           at(l, l.z, t * B * H), states[t & 1], l.state_panel)
         if l.plan.split == COLUMNS:
             meet(l, tid, n)
 
@@ -382,7 +387,7 @@ cdef void backward_loop(Layer *l, const Kernels *k, int tid, int n) noexcept nog
     cdef Py_ssize_t chunks = l.plan.chunks
     cdef void *da[2]
     da[0] = l.packed_da
-    da[1] = at(l, da[0], l.plan.steps * B * panels_of(H, P) * P)
+    da[1] = at(l, da[0], panels_of(H, P) * l.chunk_panel)
 
     k.pack(split(H, tid, n), split(H, tid + 1, n), H,
            l.V, l.V_h, l.V_i, l.packed_V, H * P)
@@ -423,7 +428,8 @@ cdef void backward_loop(Layer *l, const Kernels *k, int tid, int n) noexcept nog
                      l.packed_dW, I * P, l.dW)
     # da[1] was left where the step of t = 1 puts it.
     k.state_backward(&l.cell, share_gemm(B, H, P, k.tile_rows, tid, n),
-                     at(l, l.packed_state, panels_of(H, P) * B * P), B * P, l.dz0)
+                     at(l, l.packed_state, panels_of(H, P) * l.state_panel),
+                     l.state_panel, l.dz0)
 
 
 cdef void backward_steps(
@@ -438,16 +444,16 @@ cdef void backward_steps(
     cdef const void *da_next
     cdef void *states[2]
     states[0] = l.packed_state
-    states[1] = at(l, states[0], panels_of(H, P) * B * P)
+    states[1] = at(l, states[0], panels_of(H, P) * l.state_panel)
 
     for t in range(t1, t0, -1):
         dz_t = NULL if l.dz == NULL else at(l, l.dz, (t - 1) * B * H)
         if t == T and l.dz_last != NULL:
             dz_t = l.dz_last
         da_next = NULL if t == T else states[(t + 1) & 1]
-        k.step_backward(&l.cell, mine, da_next, B * P, dz_t, at(l, l.z, t * B * H),
-                        states[t & 1], B * P, at(l, da, (t - 1 - t0) * B * P),
-                        l.plan.steps * B * P)
+        k.step_backward(&l.cell, mine, da_next, l.state_panel, dz_t,
+                        at(l, l.z, t * B * H), states[t & 1], l.state_panel,
+                        at(l, da, (t - 1 - t0) * B * P), l.chunk_panel)
         if l.plan.split == COLUMNS:
             meet(l, tid, n)
 
@@ -459,7 +465,7 @@ cdef void backward_products(
     dW <- dW + x[t]^T da[t], db <- db + da[t], dx[t] <- da[t] W^T"""
     cdef Py_ssize_t B = l.B, I = l.I, H = l.H, P = k.panel
     cdef Py_ssize_t t0 = start_of(l, c), t1 = start_of(l, c + 1)
-    cdef Py_ssize_t R = (t1 - t0) * B, panel = l.plan.steps * B * P
+    cdef Py_ssize_t R = (t1 - t0) * B, panel = l.chunk_panel
     cdef Py_ssize_t panels = panels_of(H, P)
     cdef Py_ssize_t units = k.outer_tiles(H) * panels
     cdef Py_ssize_t p0 = split(panels, tid, n), p1 = split(panels, tid + 1, n)
