@@ -15,6 +15,7 @@
 #define gemm_outer     NAME(gemm_outer)
 #define row_times      NAME(row_times)
 #define group_times    NAME(group_times)
+#define prefetch_rows  NAME(prefetch_rows)
 #define outer_tiles    NAME(outer_tiles)
 #define outer_tile     NAME(outer_tile)
 #define outer_tile_at  NAME(outer_tile_at)
@@ -32,7 +33,7 @@ typedef struct product {
     const real *B;
     view start, out;
     int out_full; /* out has room for whole vectors */
-    view soon;    /* what the epilogue will read */
+    view soon[2]; /* what is touched when a tile is finished */
     epilogue_fn *epilogue;
     const void *job;
 } product;
@@ -70,7 +71,8 @@ INLINE void tiles_of_panel(const product *x, ptrdiff_t r0, ptrdiff_t r1,
             view out = NAME(view_at)(x->out, r, c);
             if (k == 0) {
                 start = NAME(view_at)(x->start, r, c);
-                prefetch_tile(NAME(view_at)(x->soon, r, c), m);
+                prefetch_tile(NAME(view_at)(x->soon[0], r, c), m);
+                prefetch_tile(NAME(view_at)(x->soon[1], r, c), m);
                 if (i + 1 < i1)
                     prefetch_tile(NAME(view_at)(x->start, r + m, c), m);
                 else if (x->N - c > nv * VLEN)
@@ -110,6 +112,15 @@ static void row_times(const product *x, ptrdiff_t p0, ptrdiff_t p1)
         x->epilogue(x->job, 0, p0 * PANEL, 1, end - p0 * PANEL);
 }
 
+/* Fetch the rows of A of a first tile, for another core may just have written them;
+ * each tile fetches those of the next. */
+INLINE void prefetch_rows(const product *x, ptrdiff_t r)
+{
+    for (ptrdiff_t k = 0; k < x->K; k += PANEL)
+        for (ptrdiff_t i = 0; i < TILE_ROWS * PANEL; i += VLEN)
+            PREFETCH(x->A + k / PANEL * x->a_panel + r * PANEL + i);
+}
+
 /* Tiles g0 <= i < g1 of `tiles`, of which those are computed whose number, counted
  * panel by panel, is in [u0, u1). When one row tile is all there is, neighbouring
  * panels are taken together as far as the registers go. */
@@ -117,6 +128,8 @@ static void group_times(const product *x, ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t 
                         ptrdiff_t g0, ptrdiff_t g1, ptrdiff_t u0, ptrdiff_t u1)
 {
     ptrdiff_t group = g1 - g0;
+    if (u0 < u1)
+        prefetch_rows(x, r0 + bptt_split(r1 - r0, g0 + u0 % group, tiles));
     for (ptrdiff_t u = u0; u < u1;) {
         ptrdiff_t c = u / group * PANEL;
         ptrdiff_t vectors = (x->N - c + VLEN - 1) / VLEN;
@@ -169,7 +182,7 @@ static void gemm(bptt_share share, ptrdiff_t N, ptrdiff_t K, const real *A,
                  {(real *)(uintptr_t)bias, 0, PANEL},
                  {C, ldc, PANEL},
                  0,
-                 {NULL, 0, 0},
+                 {{C, ldc, PANEL}, {NULL, 0, 0}},
                  NULL,
                  NULL};
     rows_times(&x, share);

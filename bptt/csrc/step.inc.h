@@ -268,7 +268,7 @@ static void step_forward(const bptt_cell *cell, bptt_share share, const real *z_
                  slot,
                  slot,
                  0,
-                 {NULL, 0, 0},
+                 {{z_packed, PANEL, packed_panel}, {NULL, 0, 0}},
                  NAME(activate_fns)[cell->activation],
                  &job};
     rows_times(&x, share);
@@ -299,7 +299,7 @@ static void step_backward(const bptt_cell *cell, bptt_share share, const real *d
                  {(real *)(uintptr_t)g, cell->H, PANEL},
                  out,
                  1,
-                 {(real *)(uintptr_t)z, cell->H, PANEL},
+                 {{(real *)(uintptr_t)z, cell->H, PANEL}, {da_rows, PANEL, rows_panel}},
                  NAME(deactivate_fns)[cell->activation],
                  &job};
     rows_times(&x, share);
@@ -318,7 +318,7 @@ static void state_backward(const bptt_cell *cell, bptt_share share, const real *
                  {NULL, 0, PANEL},
                  {dz0, cell->H, PANEL},
                  0,
-                 {NULL, 0, 0},
+                 {{dz0, cell->H, PANEL}, {NULL, 0, 0}},
                  NULL,
                  NULL};
     rows_times(&x, share);
