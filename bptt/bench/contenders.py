@@ -49,26 +49,31 @@ class Yardstick(Protocol):
 
 
 class Bptt:
-    """The public functions `bptt.forward` and `bptt.backward`."""
+    """The public functions `bptt.forward` and `bptt.backward`, as a loop uses them.
+
+    Results are overwritten with ``out``, as those of oneDNN and NumPy are here.
+    """
 
     version = bptt.__version__
 
     def __init__(self, task: Task, inputs: Arrays) -> None:
         self.task, self.inputs = task, inputs
         self.activation = Activation(task.activation)
+        self.tape: bptt.Tape | None = None
+        self.grads: bptt.Gradients | None = None
 
     def step(self) -> None:
         """Take one step."""
         i = self.inputs
-        self.z, tape = bptt.forward(
-            i.x, i.W, i.V, i.b, i.z0, activation=self.activation
+        self.z, self.tape = bptt.forward(
+            i.x, i.W, i.V, i.b, i.z0, activation=self.activation, out=self.tape
         )
         if not self.task.forward_only:
-            self.grads = bptt.backward(tape, i.dz)
+            self.grads = bptt.backward(self.tape, i.dz, out=self.grads)
 
     def result(self) -> dict[str, Array]:
         """Return the states or the gradients."""
-        return {"z": self.z} if self.task.forward_only else self.grads._asdict()
+        return {"z": self.z} if self.grads is None else self.grads._asdict()
 
 
 class NumPy:
