@@ -32,8 +32,8 @@ struct Preferred {
     memory plain, preferred;
     bool same;
 
-    Preferred(
-        const memory &plain_, const memory::desc &desc, const dnnl::engine &engine)
+    Preferred(const memory &plain_, const memory::desc &desc,
+              const dnnl::engine &engine)
         : plain(plain_), same(plain_.get_desc() == desc)
     {
         preferred = same ? plain : memory(desc, engine);
@@ -112,24 +112,16 @@ const char *rnn_version()
 }
 
 // activation: 0 tanh, 1 relu, 2 sigmoid. Returns NULL on failure; rnn_error says why.
-void *rnn_new(
-    ptrdiff_t T,
-    ptrdiff_t B,
-    ptrdiff_t I,
-    ptrdiff_t H,
-    int activation,
-    int forward_only,
-    const float *x,  // (T, B, I)   IN
-    const float *W,  // (I, H)      IN
-    const float *V,  // (H, H)      IN
-    const float *b,  // (H)         IN
-    const float *z0, // (B, H)      IN
-    const float *dz, // (T, B, H)   IN
-    float *dW,
-    float *dV,
-    float *db,
-    float *dz0,
-    float *dx) // OUT
+void *rnn_new(ptrdiff_t T, ptrdiff_t B, ptrdiff_t I, ptrdiff_t H, int activation,
+              int forward_only,
+              const float *x,  // (T, B, I)   IN
+              const float *W,  // (I, H)      IN
+              const float *V,  // (H, H)      IN
+              const float *b,  // (H)         IN
+              const float *z0, // (B, H)      IN
+              const float *dz, // (T, B, H)   IN
+              float *dW, float *dV, float *db, float *dz0,
+              float *dx) // OUT
 try {
     using namespace dnnl;
     const algorithm sigma = activation == 0   ? algorithm::eltwise_tanh
@@ -152,23 +144,22 @@ try {
     const memory::desc sd = mz0.get_desc(), bd = mb.get_desc();
 
 #if DNNL_VERSION_MAJOR >= 3
-    vanilla_rnn_forward::primitive_desc fpd(
-        r->engine, kind, sigma, direction, xd, sd, any(Ws), any(Vs), bd, zd, sd);
+    vanilla_rnn_forward::primitive_desc fpd(r->engine, kind, sigma, direction, xd, sd,
+                                            any(Ws), any(Vs), bd, zd, sd);
 #else
     vanilla_rnn_forward::primitive_desc fpd(
-        vanilla_rnn_forward::desc(
-            kind, sigma, direction, xd, sd, any(Ws), any(Vs), bd, zd, sd),
+        vanilla_rnn_forward::desc(kind, sigma, direction, xd, sd, any(Ws), any(Vs), bd,
+                                  zd, sd),
         r->engine);
 #endif
     r->forward = vanilla_rnn_forward(fpd);
-    r->forward_args = {
-        {DNNL_ARG_SRC_LAYER, mx},
-        {DNNL_ARG_SRC_ITER, mz0},
-        {DNNL_ARG_WEIGHTS_LAYER, r->input(mW, fpd.weights_layer_desc())},
-        {DNNL_ARG_WEIGHTS_ITER, r->input(mV, fpd.weights_iter_desc())},
-        {DNNL_ARG_BIAS, mb},
-        {DNNL_ARG_DST_LAYER, r->z},
-        {DNNL_ARG_DST_ITER, last}};
+    r->forward_args = {{DNNL_ARG_SRC_LAYER, mx},
+                       {DNNL_ARG_SRC_ITER, mz0},
+                       {DNNL_ARG_WEIGHTS_LAYER, r->input(mW, fpd.weights_layer_desc())},
+                       {DNNL_ARG_WEIGHTS_ITER, r->input(mV, fpd.weights_iter_desc())},
+                       {DNNL_ARG_BIAS, mb},
+                       {DNNL_ARG_DST_LAYER, r->z},
+                       {DNNL_ARG_DST_ITER, last}};
     if (forward_only)
         return r.release();
 
@@ -180,9 +171,9 @@ try {
         zd, sd, xd, sd, any(Ws), any(Vs), bd, zd, sd, fpd);
 #else
     vanilla_rnn_backward::primitive_desc bpd(
-        vanilla_rnn_backward::desc(
-            prop_kind::backward, sigma, direction, xd, sd, any(Ws), any(Vs), bd, zd, sd,
-            xd, sd, any(Ws), any(Vs), bd, zd, sd),
+        vanilla_rnn_backward::desc(prop_kind::backward, sigma, direction, xd, sd,
+                                   any(Ws), any(Vs), bd, zd, sd, xd, sd, any(Ws),
+                                   any(Vs), bd, zd, sd),
         r->engine, fpd);
 #endif
     r->backward = vanilla_rnn_backward(bpd);
