@@ -10,6 +10,7 @@ import threading
 import time
 
 import pytest
+from command import WARNINGS
 from runs import make, make_streams, same_bits
 
 from bptt.network import Network
@@ -48,7 +49,7 @@ RUN = textwrap.dedent(
 
 def start(path, *how):
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", RUN, str(path), *how],
+        [sys.executable, *WARNINGS, "-c", RUN, str(path), *how],
         stdout=subprocess.PIPE,
         env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
         text=True,

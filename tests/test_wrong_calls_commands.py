@@ -2,13 +2,14 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import textwrap
 
 import numpy as np
 import pytest
-from command import BPTT, ENVIRONMENT, SMALL, TEXT, bptt
+from command import BPTT, ENVIRONMENT, SMALL, TEXT, WARNINGS, bptt
 
 from bptt import serialization
 from bptt.network import Network
@@ -174,7 +175,7 @@ SHELL = pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")
 )
 def test_a_closed_stream_is_one_line_at_most(model, command, message):
     done = subprocess.run(
-        ["sh", "-c", f"{sys.executable} -W error -m bptt.cli {command}"],
+        ["sh", "-c", f"{shlex.join(BPTT)} {command}"],
         cwd=model.parent,
         env=ENVIRONMENT,
         capture_output=True,
@@ -231,7 +232,7 @@ def test_ctrl_c_while_importing_is_no_traceback(tmp_path):
     )
     for name in ("argparse", "bptt.training"):
         done = subprocess.run(
-            [sys.executable, "-c", code, name],
+            [sys.executable, *WARNINGS, "-c", code, name],
             cwd=tmp_path,
             capture_output=True,
             timeout=60,
