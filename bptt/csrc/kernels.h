@@ -10,6 +10,7 @@
 #include "activation.h"
 
 #include <stddef.h>
+#include <stdint.h>
 
 /* Which part of a (rows, columns) result a thread computes: rows [r0, r1), and of their
  * tiles, counted panel by panel, those numbered [u0, u1). */
@@ -25,6 +26,12 @@ typedef struct bptt_cell {
     int activation;
     double alpha, beta;
 } bptt_cell;
+
+/* What is done with the error of a step, and measured of it: see flow.inc.h. */
+typedef struct bptt_flow {
+    double clip_norm, clip_value; /* infinity: not at all */
+    double threshold;             /* of |sigma'| of a saturated unit */
+} bptt_flow;
 
 #define BPTT_DECLARE(real, F)                                                         \
     typedef struct bptt_kernels_##F {                                                 \
@@ -59,6 +66,11 @@ typedef struct bptt_cell {
         void (*scatter)(ptrdiff_t p0, ptrdiff_t p1, ptrdiff_t H, ptrdiff_t R,         \
                         const ptrdiff_t *ids, const real *da, ptrdiff_t da_panel,     \
                         real *dW);                                                    \
+        void (*flow_backward)(const bptt_cell *cell, const bptt_flow *flow,           \
+                              ptrdiff_t r0, ptrdiff_t r1, const real *z, real *da,    \
+                              ptrdiff_t da_panel, real *da_rows,                      \
+                              ptrdiff_t rows_panel, double *norms,                    \
+                              int32_t *saturated, real *dead);                        \
     } bptt_kernels_##F;
 
 BPTT_DECLARE(float, f32)
