@@ -122,7 +122,8 @@ cdef Py_ssize_t gather_ends(
                     (<float *> l.step_dz)[row * H + h] += (<const float *> source)[h]
             else:
                 for h in range(H):
-                    (<double *> l.step_dz)[row * H + h] += (<const double *> source)[h]
+                    (<double *> l.step_dz)[row * H + h] += (
+                        <const double *> source)[h]
         f -= 1
     if l.plan.split == COLUMNS:
         meet(l, tid, n)

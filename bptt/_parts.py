@@ -93,7 +93,7 @@ class Segment(NamedTuple):
 
 
 class Flow(NamedTuple):
-    """What is done with the error e[t], and measured of it, before sigma' multiplies it.
+    """What is done with the error e[t], and measured, before sigma' multiplies it.
 
     Attributes
     ----------
@@ -124,4 +124,5 @@ def _between(events: Array | None, t0: int, t1: int, skipped: int) -> Array | No
     first, end = np.searchsorted(events[:, 0], [t0, t1])
     if first == end:
         return None
-    return events[first:end] - np.array([t0, skipped, 0])
+    shifted: Array = events[first:end] - np.array([t0, skipped, 0])
+    return shifted

@@ -68,10 +68,23 @@ def backward(
     flow: Flow | None = None,
 ) -> None:
     """Run the layer backwards: all gradients, from dz and dz_last."""
-    if not (layout is segment is flow is None):
+    if layout is not None or segment is not None or flow is not None:
         _reference_parts.backward(
-            x, W, V, z, activation, dz, dz_last, dW, dV, db, dz0, dx,
-            layout or Layout(), segment or Segment(1), flow,
+            x,
+            W,
+            V,
+            z,
+            activation,
+            dz,
+            dz_last,
+            dW,
+            dV,
+            db,
+            dz0,
+            dx,
+            layout or Layout(),
+            segment or Segment(1),
+            flow,
         )
         return
     T, H = len(x), len(V)

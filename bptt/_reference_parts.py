@@ -21,12 +21,11 @@ class Steps:
     """Each step's rows in arrays of cells, and where its rows start anew."""
 
     def __init__(self, z: Array, layout: Layout) -> None:
-        self.B = z.shape[1]
-        self.offsets = layout.offsets
-        if self.offsets is None:
-            self.offsets = np.arange(len(z)) * self.B
+        if layout.offsets is None:
+            self.B = z.shape[1]
+            self.offsets: Array = np.arange(len(z)) * self.B
         else:
-            self.B = layout.rows(0)
+            self.B, self.offsets = layout.rows(0), layout.offsets
         self.T = len(self.offsets) - 1
         self.z = z.reshape(-1, z.shape[-1])
         self.layout = layout
@@ -40,7 +39,9 @@ class Steps:
 
     def at(self, events: Array | None, t: int) -> list[tuple[int, int, int]]:
         """Return the number, row and index of the events of step t = 1..T."""
-        found = [] if events is None else np.flatnonzero(events[:, 0] == t - 1)
+        if events is None:
+            return []
+        found = np.flatnonzero(events[:, 0] == t - 1)
         ended = self.ended(t)
         return [(int(e), events[e, 1] - ended, events[e, 2]) for e in found]
 
@@ -53,6 +54,7 @@ class Steps:
         end = self.B + self.offsets[t - 1]
         before = self.z[end - len(self.state(t)) : end].copy()
         for _, row, start in self.at(self.layout.restarts, t):
+            assert self.layout.starts is not None
             before[row] = self.layout.starts[start]
         return before
 
@@ -115,7 +117,8 @@ def backward(
         if dz is not None:
             e += dz.reshape(-1, len(V))[now]
         if layout.ends is not None:
-            for _, row, n in steps.at(layout.ends, t):
+            for _, row, n in steps.at(None if dz_last is None else layout.ends, t):
+                assert dz_last is not None
                 e[row] += dz_last[n]
         elif dz_last is not None and t == steps.T:
             e += dz_last
@@ -153,6 +156,8 @@ def treat(e: Array, slope: Array, flow: Flow, cells: slice) -> Array:
     norms[np.isinf(largest)] = np.inf
     norms[np.isnan(e).any(axis=1)] = np.nan
     if flow.norms is not None:
+        assert flow.saturated is not None
+        assert flow.dead is not None
         flow.norms.reshape(-1)[cells] = norms[:, 0]
         saturated = (np.abs(slope) < flow.threshold).sum(axis=1)
         flow.saturated.reshape(-1)[cells] = saturated

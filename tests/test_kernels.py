@@ -29,7 +29,7 @@ def functions(module):
     return {
         name: getattr(module, name)
         for name in vars(module)
-        if callable(getattr(module, name)) 
+        if callable(getattr(module, name))
         and name in ("forward", "backward", "state_backward", "chunk_steps")
     }
 

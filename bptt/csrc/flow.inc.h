@@ -126,18 +126,18 @@ INLINE void flow_finish(const int code, const int count, const bptt_cell *cell,
         *saturated = (int32_t)v_reduce_add(sum);
 }
 
-#define FLOW(code)                                                                    \
-    static void NAME(flow_##code)(const bptt_cell *cell, const bptt_flow *flow,       \
-                                  const real *z, real *da, ptrdiff_t da_panel,        \
-                                  real *rows, ptrdiff_t rows_panel, int32_t *satur,   \
-                                  real *dead)                                         \
-    {                                                                                 \
-        if (satur)                                                                    \
-            flow_finish(code, 1, cell, flow, z, da, da_panel, rows, rows_panel,       \
-                        satur, dead);                                                 \
-        else                                                                          \
-            flow_finish(code, 0, cell, flow, z, da, da_panel, rows, rows_panel, NULL, \
-                        NULL);                                                        \
+#define FLOW(code)                                                                     \
+    static void NAME(flow_##code)(const bptt_cell *cell, const bptt_flow *flow,        \
+                                  const real *z, real *da, ptrdiff_t da_panel,         \
+                                  real *rows, ptrdiff_t rows_panel, int32_t *satur,    \
+                                  real *dead)                                          \
+    {                                                                                  \
+        if (satur)                                                                     \
+            flow_finish(code, 1, cell, flow, z, da, da_panel, rows, rows_panel, satur, \
+                        dead);                                                         \
+        else                                                                           \
+            flow_finish(code, 0, cell, flow, z, da, da_panel, rows, rows_panel, NULL,  \
+                        NULL);                                                         \
     }
 #define EACH(f) f(0) f(1) f(2) f(3) f(4) f(5) f(6) f(7) f(8) f(9) f(10) f(11)
 EACH(FLOW)
@@ -169,8 +169,7 @@ static void flow_backward(const bptt_cell *cell, const bptt_flow *flow, ptrdiff_
         if (half != 1 || by_value)
             flow_clip(cell->H, e, da_panel, half, flow->clip_value);
         NAME(flow_fns)
-        [cell->activation](cell, flow, z + r * cell->H, e, da_panel,
-                           da_rows + r * PANEL, rows_panel,
-                           saturated ? saturated + r : NULL, dead);
+        [cell->activation](cell, flow, z + r *cell->H, e, da_panel, da_rows + r *PANEL,
+                           rows_panel, saturated ? saturated + r : NULL, dead);
     }
 }
