@@ -64,43 +64,39 @@ INLINE view NAME(view_at)(view a, ptrdiff_t r, ptrdiff_t c)
 #define GROUP_BYTES ((ptrdiff_t)VBYTES << 13)
 
 /* Tiles i0 <= i < i1 of the `tiles` that rows [r0, r1) are cut into, all at the nv
- * vectors from column c. Run by run, so that a panel of B serves all rows from L1,
- * while the next run and what the next tile starts from are on their way. */
+ * vectors from column c, for one run of k. The run of a panel of B serves all rows from
+ * L1, while that of the next panel and what the next tile starts from are on their way.
+ */
 INLINE void tiles_of_panel(const product *x, ptrdiff_t r0, ptrdiff_t r1,
                            ptrdiff_t tiles, ptrdiff_t i0, ptrdiff_t i1, ptrdiff_t c,
-                           int nv)
+                           int nv, ptrdiff_t k, ptrdiff_t k1)
 {
     int width = nv == 8 ? 3 : nv / 2;
     ptrdiff_t n = x->N - c < nv * VLEN ? x->N - c : nv * VLEN;
     ptrdiff_t last = n - (nv - 1) * VLEN;
     ptrdiff_t b_panel = x->K * PANEL;
     ptrdiff_t first = r0 + bptt_split(r1 - r0, i0, tiles);
-    ptrdiff_t k = 0;
-    do {
-        ptrdiff_t k1 = x->K - k < x->run ? x->K : k + x->run;
-        for (ptrdiff_t i = i0; i < i1; i++) {
-            ptrdiff_t r = r0 + bptt_split(r1 - r0, i, tiles);
-            ptrdiff_t m = r0 + bptt_split(r1 - r0, i + 1, tiles) - r;
-            ptrdiff_t ahead = i < i0 + 2 ? (k1 - k) * PANEL + (i - i0) * VLEN : 0;
-            view start = {NULL, 0, 0};
-            view out = NAME(view_at)(x->out, r, c);
-            if (k == 0) {
-                start = NAME(view_at)(x->start, r, c);
-                prefetch_tile(NAME(view_at)(x->soon[0], r, c), m);
-                prefetch_tile(NAME(view_at)(x->soon[1], r, c), m);
-                if (i + 1 < i1)
-                    prefetch_tile(NAME(view_at)(x->start, r + m, c), m);
-                else if (x->N - c > nv * VLEN)
-                    prefetch_tile(NAME(view_at)(x->start, first, c + nv * VLEN), m);
-            }
-            tile_rows_fns[m][width](x->A + r * PANEL, x->a_panel,
-                                    x->B + c / PANEL * b_panel, b_panel, k, k1, ahead,
-                                    start, last, out, x->out_full ? VLEN : last, k > 0);
-            if (k1 == x->K && x->epilogue)
-                x->epilogue(x->job, r, c, m, n);
+    for (ptrdiff_t i = i0; i < i1; i++) {
+        ptrdiff_t r = r0 + bptt_split(r1 - r0, i, tiles);
+        ptrdiff_t m = r0 + bptt_split(r1 - r0, i + 1, tiles) - r;
+        ptrdiff_t ahead = i < i0 + 2 ? b_panel + (i - i0) * VLEN : 0;
+        view start = {NULL, 0, 0};
+        view out = NAME(view_at)(x->out, r, c);
+        if (k == 0) {
+            start = NAME(view_at)(x->start, r, c);
+            prefetch_tile(NAME(view_at)(x->soon[0], r, c), m);
+            prefetch_tile(NAME(view_at)(x->soon[1], r, c), m);
+            if (i + 1 < i1)
+                prefetch_tile(NAME(view_at)(x->start, r + m, c), m);
+            else if (x->N - c > nv * VLEN)
+                prefetch_tile(NAME(view_at)(x->start, first, c + nv * VLEN), m);
         }
-        k = k1;
-    } while (k < x->K);
+        tile_rows_fns[m][width](x->A + r * PANEL, x->a_panel,
+                                x->B + c / PANEL * b_panel, b_panel, k, k1, ahead,
+                                start, last, out, x->out_full ? VLEN : last, k > 0);
+        if (k1 == x->K && x->epilogue)
+            x->epilogue(x->job, r, c, m, n);
+    }
 }
 
 /* A row is computed in as few groups of vectors as there can be, whole panels but for
@@ -198,22 +194,27 @@ static void group_times(const product *x, ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t 
     ptrdiff_t group = g1 - g0;
     if (u0 < u1)
         prefetch_rows(x, r0 + bptt_split(r1 - r0, g0 + u0 % group, tiles));
-    for (ptrdiff_t u = u0; u < u1;) {
-        ptrdiff_t c = u / group * PANEL;
-        ptrdiff_t vectors = (x->N - c + VLEN - 1) / VLEN;
-        ptrdiff_t i = u % group;
-        ptrdiff_t n = group - i < u1 - u ? group - i : u1 - u;
-        int nv = vectors > 1 ? 2 : 1;
-        if (tiles == 1) {
-            vectors = vectors < 2 * (u1 - u) ? vectors : 2 * (u1 - u);
-            if (vectors >= 8 && tile_rows_fns[r1 - r0][3])
-                nv = 8;
-            else if (vectors >= 4 && tile_rows_fns[r1 - r0][2])
-                nv = 4;
+    ptrdiff_t k = 0;
+    do {
+        ptrdiff_t k1 = x->K - k < x->run ? x->K : k + x->run;
+        for (ptrdiff_t u = u0; u < u1;) {
+            ptrdiff_t c = u / group * PANEL;
+            ptrdiff_t vectors = (x->N - c + VLEN - 1) / VLEN;
+            ptrdiff_t i = u % group;
+            ptrdiff_t n = group - i < u1 - u ? group - i : u1 - u;
+            int nv = vectors > 1 ? 2 : 1;
+            if (tiles == 1) {
+                vectors = vectors < 2 * (u1 - u) ? vectors : 2 * (u1 - u);
+                if (vectors >= 8 && tile_rows_fns[r1 - r0][3])
+                    nv = 8;
+                else if (vectors >= 4 && tile_rows_fns[r1 - r0][2])
+                    nv = 4;
+            }
+            tiles_of_panel(x, r0, r1, tiles, g0 + i, g0 + i + n, c, nv, k, k1);
+            u += nv > 2 ? nv / 2 : n;
         }
-        tiles_of_panel(x, r0, r1, tiles, g0 + i, g0 + i + n, c, nv);
-        u += nv > 2 ? nv / 2 : n;
-    }
+        k = k1;
+    } while (k < x->K);
 }
 
 /* The share's tiles, a group of rows after the other. */
