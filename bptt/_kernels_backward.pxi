@@ -143,16 +143,18 @@ cdef void backward_loop(Layer *l, const Kernels *k, int tid, int n) noexcept nog
     meet(l, tid, n)
 
     if l.plan.split == PIPELINE and n == 2:
-        # While the first thread walks through a chunk, the second sums up the last.
-        for c in range(chunks, -1, -1):
+        # While the first thread walks through a chunk, the second sums up the last;
+        # nobody walks any more while they sum up chunk 0.
+        for c in range(chunks - 1, -1, -1):
             watch(l, c + 1, tid)
-            if tid == 0 and c > 0:
-                backward_steps(l, k, c - 1, da[(c - 1) & 1], 0, 1)
-            if tid == 1 and c < chunks:
-                backward_products(l, k, c, da[c & 1], 0, 1)
+            if tid == 0:
+                backward_steps(l, k, c, da[c & 1], 0, 1)
+            elif c + 1 < chunks:
+                backward_products(l, k, c + 1, da[(c + 1) & 1], 0, 1)
             meet(l, tid, n)
             if stopped_at(&l.barrier, c + 1):
                 return
+        backward_products(l, k, 0, da[0], tid, n)
     else:
         for c in range(chunks - 1, -1, -1):
             watch(l, c + 1, tid)

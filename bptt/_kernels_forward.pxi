@@ -63,13 +63,15 @@ cdef void forward_loop(Layer *l, const Kernels *k, int tid, int n) noexcept nogi
     meet(l, tid, n)
 
     if l.plan.split == PIPELINE and n == 2:
-        # While the first thread walks through a chunk, the second prepares the next.
-        for c in range(chunks + 1):
+        # While the first thread walks through a chunk, the second prepares the next;
+        # nobody walks yet while they prepare the first.
+        forward_products(l, k, 0, tid, n)
+        for c in range(chunks):
             watch(l, c + 1, tid)
-            if tid == 1 and c < chunks:
-                forward_products(l, k, c, 0, 1)
-            if tid == 0 and c > 0:
-                forward_steps(l, k, c - 1, 0, 1)
+            if tid == 0:
+                forward_steps(l, k, c, 0, 1)
+            elif c + 1 < chunks:
+                forward_products(l, k, c + 1, 0, 1)
             meet(l, tid, n)
             if stopped_at(&l.barrier, c + 1):
                 return

@@ -5,12 +5,12 @@
  * enough that its packed x, z and da stay in cache until their products are done. Those
  * of a single sequence are short, that there may be several to pipeline. */
 #define CHUNK_ROWS       512
-#define CHUNK_ROWS_ALONE 256
+#define CHUNK_ROWS_ALONE 128
 #define CHUNK_BYTES_MAX  ((ptrdiff_t)24 << 20)
 
 /* Multiplications of a call below which a second thread does not pay for its wake-up.
  */
-#define WORTH_A_THREAD 6e5
+#define WORTH_A_THREAD 4e5
 /* Bytes of V from which the columns of a single row's step are shared. */
 #define WORTH_MEETING ((ptrdiff_t)40 << 10)
 
