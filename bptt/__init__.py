@@ -20,11 +20,17 @@ from bptt.clipping import clip_norm, clip_value
 from bptt.recurrence import Gradients, Tape, backward, forward
 
 if TYPE_CHECKING:
-    from bptt import data, initializers, losses, optimizers, schedules
+    from bptt import data as data
+    from bptt import initializers as initializers
+    from bptt import losses as losses
+    from bptt import optimizers as optimizers
+    from bptt import schedules as schedules
     from bptt.network import Network
+    from bptt.rnn import RNN
     from bptt.training import train
 
 __all__ = [
+    "RNN",
     "Activation",
     "Gradients",
     "Network",
@@ -32,13 +38,8 @@ __all__ = [
     "backward",
     "clip_norm",
     "clip_value",
-    "data",
     "forward",
     "get_num_threads",
-    "initializers",
-    "losses",
-    "optimizers",
-    "schedules",
     "set_num_threads",
     "show_config",
     "threads",
@@ -48,6 +49,7 @@ __all__ = [
 # What the functional core does not need is imported when it is first asked for.
 _LAZY = {
     "Network": ("bptt.network", "Network"),
+    "RNN": ("bptt.rnn", "RNN"),
     "train": ("bptt.training", "train"),
     "data": ("bptt.data", None),
     "initializers": ("bptt.initializers", None),
@@ -68,4 +70,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_LAZY})
