@@ -129,6 +129,16 @@ def as_size(name: str, value: Any) -> int:
     return size
 
 
+def as_fraction(name: str, value: Any) -> float:
+    """Return value as a float from 0 to below 1."""
+    if not isinstance(value, SupportsFloat) or isinstance(value, str):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    number = float(value)
+    if not 0 <= number < 1:
+        raise ValueError(f"{name} must be from 0 to below 1, got {value!r}")
+    return number
+
+
 def as_positive(name: str, value: Any) -> float:
     """Return value as a float above 0; infinity is allowed."""
     if not isinstance(value, SupportsFloat):

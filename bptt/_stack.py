@@ -1,0 +1,257 @@
+"""Layers on top of each other and in both directions, made of `recurrence.py`.
+
+(a) A cell is one layer in one direction: `forward` and `backward` with parameters of
+    its own. Cells count layer by layer, the direction from the first step first.
+(b) The direction that reads from the end gets its input turned round in time, and its
+    states are turned back: one copy each way.
+(c) The next layer reads the states of both directions side by side, with dropout.
+
+Time is the first axis here, and who calls has checked the arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bptt import _parameters
+from bptt._directions import Reversal, both
+from bptt._parameters import Shapes
+from bptt.activations import Activation
+from bptt.recurrence import Gradients, Tape, backward, forward
+
+Array = NDArray[Any]
+Cell = tuple[Array, Array, Array | None]
+
+
+class StackGradients(NamedTuple):
+    """Gradients of the loss, each of the shape of what it belongs to.
+
+    Attributes
+    ----------
+    params : dict of ndarray
+        Those of the parameters, by name, for an optimizer.
+    z0 : ndarray of shape (L, B, H) or (L, H)
+        L counts the layers times the directions.
+    x : ndarray of the shape of x, or None
+        None where it was not wanted, or where x holds token ids.
+    """
+
+    params: dict[str, Array]
+    z0: Array
+    x: Array | None
+
+
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class StackTape:
+    """What a forward pass through the layers leaves for the backward one.
+
+    Attributes
+    ----------
+    tapes : tuple of Tape
+        One for each cell.
+    masks : tuple of ndarray or None
+        What dropout kept of the states of each layer but the last; None where it
+        dropped nothing.
+    z_last : ndarray of shape (L, B, H) or (L, H)
+        The state in which each cell ended: that of a sequence's last step, or of its
+        first in the direction that reads from the end.
+    shape : tuple of int
+        That of the states of the last layer, time first.
+    reversal : Reversal
+    """
+
+    tapes: tuple[Tape, ...]
+    masks: tuple[Array | None, ...]
+    z_last: Array
+    shape: tuple[int, ...]
+    reversal: Reversal
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self.tapes)} of {self.tapes[0]!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """What layers there are; their parameters come with each call."""
+
+    input_size: int
+    hidden_size: int
+    num_layers: int
+    directions: int
+    dropout: float
+    bias: bool
+    activation: Activation
+    dtype: np.dtype[Any]
+
+    @property
+    def cells(self) -> int:
+        """How many there are: L."""
+        return self.num_layers * self.directions
+
+    @property
+    def width(self) -> int:
+        """Of the states of a layer, those of all directions: D H."""
+        return self.directions * self.hidden_size
+
+    def shapes(self) -> Shapes:
+        """Return the shape of each parameter by its name, in letters and numbers."""
+        H = self.hidden_size
+        shapes: dict[str, tuple[str, tuple[int, ...]]] = {}
+        for cell in range(self.cells):
+            first = cell < self.directions
+            inputs = "I" if first else "H" if self.directions == 1 else "2 H"
+            I, end = self.input_size if first else self.width, self._suffix(cell)
+            shapes["W" + end] = f"({inputs}, H)", (I, H)
+            shapes["V" + end] = "(H, H)", (H, H)
+            if self.bias:
+                shapes["b" + end] = "(H,)", (H,)
+        return shapes
+
+    def forward(
+        self,
+        params: Mapping[str, Array],
+        x: ArrayLike,
+        z0: Sequence[ArrayLike] | Array | None = None,
+        *,
+        generator: np.random.Generator | None = None,
+    ) -> tuple[Array, StackTape]:
+        """Run all layers, each cell from its z0, with dropout from a generator."""
+        _parameters.check(params, self.shapes(), self.dtype)
+        reversal = Reversal()
+        tapes: list[Tape] = []
+        masks: list[Array | None] = []
+        z: Any = x
+        for layer in range(self.num_layers):
+            if layer > 0:
+                z, mask = self._drop(z, generator)
+                masks.append(mask)
+            new = self._forward_layer(params, layer, z, z0, reversal)
+            tapes += [tape for _, tape in new]
+            z = new[0][0] if len(new) == 1 else _beside(new[0][0], reversal(new[1][0]))
+        z_last = np.array([last_state(tape) for tape in tapes])
+        return z, StackTape(tuple(tapes), tuple(masks), z_last, z.shape, reversal)
+
+    def backward(
+        self,
+        tape: StackTape,
+        dz: Array | None,
+        dz_last: Array | None = None,
+        *,
+        need_x_grad: bool = True,
+    ) -> StackGradients:
+        """Run all layers backwards, from dz on the last one and dz_last on each."""
+        D = self.directions
+        params: dict[str, Array] = {}
+        dz0 = np.empty_like(tape.z_last)
+        # Forward went up through the layers, so now from the last one down.
+        for layer in range(self.num_layers - 1, -1, -1):
+            cells = slice(layer * D, layer * D + D)
+            last = None if dz_last is None else dz_last[cells]
+            need = need_x_grad or layer > 0
+            new = self._backward_layer(tape.tapes[cells], dz, last, tape.reversal, need)
+            for cell, grads in zip(range(self.cells)[cells], new, strict=True):
+                dz0[cell] = grads.z0
+                end = self._suffix(cell)
+                named = {"W" + end: grads.W, "V" + end: grads.V, "b" + end: grads.b}
+                params |= {name: g for name, g in named.items() if g is not None}
+            dz = new[0].x
+            if dz is not None and D == 2:
+                assert new[1].x is not None
+                dz += tape.reversal(new[1].x)
+            mask = tape.masks[layer - 1] if layer else None
+            if dz is not None and mask is not None:
+                # Forward was z <- z mask / (1 - dropout), so now
+                dz *= mask
+                dz /= 1 - self.dropout
+        return StackGradients({name: params[name] for name in self.shapes()}, dz0, dz)
+
+    def _forward_layer(
+        self,
+        params: Mapping[str, Array],
+        layer: int,
+        x: Any,
+        z0: Sequence[ArrayLike] | Array | None,
+        reversal: Reversal,
+    ) -> list[tuple[Array, Tape]]:
+        """Return the states of each direction, in its own order of time, and tapes."""
+
+        def run(d: int) -> tuple[Array, Tape]:
+            cell = layer * self.directions + d
+            return forward(
+                reversal(x) if d else x,
+                *self._cell(params, cell),
+                None if z0 is None else z0[cell],
+                activation=self.activation,
+            )
+
+        return [run(0)] if self.directions == 1 else both(run, *self._work(x, layer))
+
+    def _backward_layer(
+        self,
+        tapes: tuple[Tape, ...],
+        dz: Array | None,
+        dz_last: Array | None,
+        reversal: Reversal,
+        need_x_grad: bool,
+    ) -> list[Gradients]:
+        """Return the gradients of each direction, in its own order of time."""
+        H = self.hidden_size
+
+        def run(d: int) -> Gradients:
+            mine = dz
+            if dz is not None and d:
+                mine = reversal(dz[..., H:])
+            elif dz is not None and self.directions == 2:
+                mine = dz[..., :H]
+            last = None if dz_last is None else dz_last[d]
+            return backward(tapes[d], mine, dz_last=last, need_x_grad=need_x_grad)
+
+        if self.directions == 1:
+            return [run(0)]
+        T, B, work = tapes[0].x.shape[0], tapes[0].x.shape[1], len(tapes[0].W) + H
+        return both(run, B, H, 2.0 * T * B * H * work)
+
+    def _cell(self, params: Mapping[str, Array], cell: int) -> Cell:
+        end = self._suffix(cell)
+        b = params["b" + end] if self.bias else None
+        return params["W" + end], params["V" + end], b
+
+    def _suffix(self, cell: int) -> str:
+        layer, direction = divmod(cell, self.directions)
+        return (f"_l{layer}" if layer else "") + ("_reverse" if direction else "")
+
+    def _work(self, x: Array, layer: int) -> tuple[int, int, float]:
+        """Return B, H and the multiplications of one direction, as `both` wants."""
+        H, I = self.hidden_size, self.width if layer else self.input_size
+        rows = x.size if x.dtype.kind in "iu" else x.size // max(1, x.shape[-1])
+        return rows // max(1, len(x)), H, float(rows) * H * (H + I)
+
+    def _drop(
+        self, z: Array, generator: np.random.Generator | None
+    ) -> tuple[Array, Array | None]:
+        """Return the states after dropout, and which were kept."""
+        if generator is None or not self.dropout:
+            return z, None
+        # float32 whatever z is: a float64 network drops the same states.
+        mask = generator.random(z.shape, np.float32) >= self.dropout
+        kept: Array = z * mask
+        kept /= 1 - self.dropout
+        return kept, mask
+
+
+def last_state(tape: Tape) -> Array:
+    """Return the last state of a tape: (B, H), or (H,) of one sequence."""
+    z: Array = tape.z[-1]
+    return z if tape.batched else z[0]
+
+
+def _beside(left: Array, right: Array) -> Array:
+    """Return the states of two directions side by side, read-only as they were."""
+    z = np.concatenate([left, right], axis=-1)
+    z.flags.writeable = False
+    return z
