@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bptt import losses as losses
     from bptt import optimizers as optimizers
     from bptt import schedules as schedules
+    from bptt import truncation as truncation
     from bptt.network import Network
     from bptt.rnn import RNN
     from bptt.training import train
@@ -56,6 +57,7 @@ _LAZY = {
     "losses": ("bptt.losses", None),
     "optimizers": ("bptt.optimizers", None),
     "schedules": ("bptt.schedules", None),
+    "truncation": ("bptt.truncation", None),
 }
 
 

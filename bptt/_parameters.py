@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,3 +73,23 @@ def check(params: Mapping[str, Any], shapes: Shapes, dtype: np.dtype[Any]) -> No
         check_shape(name, p, letters, shape)
         if p.dtype != dtype:
             raise TypeError(f"{name} must have dtype {dtype}, got {p.dtype}")
+
+
+def saved(
+    arrays: Mapping[str, Array], letters: Sequence[str]
+) -> Mapping[str, Initializer]:
+    """Return initializers that give copies of saved arrays, of which none may lack."""
+    return _Saved(
+        (name, _taken(array))
+        for name, array in arrays.items()
+        if letter(name) in letters
+    )
+
+
+class _Saved(dict[str, Initializer]):
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name]
+
+
+def _taken(array: Array) -> Initializer:
+    return lambda shape, *, seed, dtype: np.array(array)

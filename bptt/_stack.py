@@ -21,10 +21,13 @@ from numpy.typing import ArrayLike, NDArray
 from bptt import _parameters
 from bptt._directions import Reversal, both
 from bptt._parameters import Shapes
+from bptt._validation import as_real, check_shape
 from bptt.activations import Activation
 from bptt.recurrence import Gradients, Tape, backward, forward
 
 Array = NDArray[Any]
+# Initial ones of each cell.
+States = Sequence[ArrayLike] | Array | None
 Cell = tuple[Array, Array, Array | None]
 
 
@@ -112,11 +115,27 @@ class Stack:
                 shapes["b" + end] = "(H,)", (H,)
         return shapes
 
+    def parts(self) -> list[str]:
+        """Return what a name says beside the sizes, if there is more than one cell."""
+        parts = [f"num_layers={self.num_layers}"] * (self.num_layers > 1)
+        parts += ["bidirectional"] * (self.directions == 2)
+        return parts + [f"dropout={self.dropout:g}"] * (self.dropout > 0)
+
+    def as_states(self, x: Array, z0: ArrayLike) -> Array:
+        """Return initial states (L, B, H), or (L, H) of one sequence, checked."""
+        z0 = as_real("z0", z0, self.dtype)
+        axes = x.ndim + (x.dtype.kind in "iu")  # an id stands for a row
+        if axes in (2, 3):  # if not, what is wrong is x
+            letters = "(L, B, H)" if axes == 3 else "(L, H)"
+            B = x.shape[1:2] if axes == 3 else ()
+            check_shape("z0", z0, letters, (self.cells, *B, self.hidden_size))
+        return z0
+
     def forward(
         self,
         params: Mapping[str, Array],
         x: ArrayLike,
-        z0: Sequence[ArrayLike] | Array | None = None,
+        z0: States = None,
         *,
         generator: np.random.Generator | None = None,
     ) -> tuple[Array, StackTape]:
@@ -175,7 +194,7 @@ class Stack:
         params: Mapping[str, Array],
         layer: int,
         x: Any,
-        z0: Sequence[ArrayLike] | Array | None,
+        z0: States,
         reversal: Reversal,
     ) -> list[tuple[Array, Tape]]:
         """Return the states of each direction, in its own order of time, and tapes."""

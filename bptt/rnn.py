@@ -95,21 +95,16 @@ class RNN:
         seed: initializers.Seed = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        self.stack = Stack(
-            as_size("input_size", input_size),
-            as_size("hidden_size", hidden_size),
-            as_size("num_layers", num_layers),
-            2 if bidirectional else 1,
-            as_fraction("dropout", dropout),
-            bool(bias),
-            as_activation(activation),
-            initializers.as_float(dtype),
+        self.stack = as_stack(
+            input_size,
+            hidden_size,
+            num_layers,
+            bidirectional,
+            dropout,
+            activation,
+            bias,
+            dtype,
         )
-        if dropout and self.stack.num_layers == 1:
-            raise ValueError(
-                f"dropout is between layers and needs num_layers above 1, got {dropout}"
-                " with num_layers = 1"
-            )
         self.batch_first = bool(batch_first)
         shapes = self.stack.shapes()
         self.params = _parameters.draw(
@@ -122,15 +117,9 @@ class RNN:
 
     def __repr__(self) -> str:
         s = self.stack
-        parts = [
-            f"I={s.input_size}",
-            f"H={s.hidden_size}",
-            f"num_layers={s.num_layers}",
-        ]
-        parts += ["bidirectional"] * (s.directions == 2)
-        parts += [f"dropout={s.dropout:g}"] * (s.dropout > 0)
-        parts += [s.activation.name, str(s.dtype)]
-        return f"RNN({', '.join(parts)})"
+        layers = "".join(f", {part}" for part in s.parts())
+        sizes = f"I={s.input_size}, H={s.hidden_size}"
+        return f"RNN({sizes}{layers}, {s.activation.name}, {s.dtype})"
 
     def forward(
         self,
@@ -173,19 +162,12 @@ class RNN:
         (4, 5, 8)
         """
         x = as_array("x", x)
-        axes = x.ndim + (x.dtype.kind in "iu")  # an id stands for a row
-        batched = axes == 3
+        batched = x.ndim + (x.dtype.kind in "iu") == 3  # an id stands for a row
         if batched:
             x = self._swapped(x)
-        if z0 is not None:
-            z0 = as_real("z0", z0, self.stack.dtype)
-            if axes in (2, 3):
-                letters = "(L, B, H)" if batched else "(L, H)"
-                B = x.shape[1:2] if batched else ()
-                L, H = self.stack.cells, self.stack.hidden_size
-                check_shape("z0", z0, letters, (L, *B, H))
+        states = None if z0 is None else self.stack.as_states(x, z0)
         generator = initializers.as_generator(seed) if training else None
-        z, tape = self.stack.forward(self.params, x, z0, generator=generator)
+        z, tape = self.stack.forward(self.params, x, states, generator=generator)
         return self._swapped(z) if batched else z, tape
 
     def backward(
@@ -319,6 +301,35 @@ class RNN:
     def _swapped(self, array: Array) -> Array:
         """Return an array with batch_first time first, and the other way about."""
         return array.swapaxes(0, 1) if self.batch_first else array
+
+
+def as_stack(
+    input_size: int,
+    hidden_size: int,
+    num_layers: int,
+    bidirectional: bool,
+    dropout: float,
+    activation: str | Activation,
+    bias: bool,
+    dtype: DTypeLike,
+) -> Stack:
+    """Return the layers that the arguments of an `RNN` or a `Network` ask for."""
+    stack = Stack(
+        as_size("input_size", input_size),
+        as_size("hidden_size", hidden_size),
+        as_size("num_layers", num_layers),
+        2 if bidirectional else 1,
+        as_fraction("dropout", dropout),
+        bool(bias),
+        as_activation(activation),
+        initializers.as_float(dtype),
+    )
+    if dropout and stack.num_layers == 1:
+        raise ValueError(
+            f"dropout is between layers and needs num_layers above 1, got {dropout} "
+            "with num_layers = 1"
+        )
+    return stack
 
 
 def _letters(theirs: str) -> str:

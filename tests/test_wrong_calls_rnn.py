@@ -70,8 +70,7 @@ state = stacked.torch_state()
         ),
         (
             lambda: single.load_torch_state(state),
-            "state must not have 'bias_hh_l0_reverse' for RNN(I=4, H=5, num_layers=1, "
-            "tanh, float32)",
+            "state must not have 'bias_hh_l0_reverse' for RNN(I=4, H=5, tanh, float32)",
         ),
         (
             lambda: stacked.load_torch_state(single.torch_state()),
