@@ -43,7 +43,7 @@ class Walk:
     ) -> None:
         self.k1, self.k2 = as_steps(k1, k2)
         if network.stack.directions == 2:
-            raise ValueError("k1 must be None for a bidirectional network, got one")
+            raise ValueError(f"k1 must be None for a bidirectional network, got {k1}")
         if network.readout == "last":
             raise ValueError(
                 "k1 must be None for readout='last', whose loss is on one step alone, "

@@ -61,16 +61,7 @@ def bounds_of(case, z, start, stop, k1, dtype=np.float64):
     dz[: stop - k1 - start] = 0
     x, part = case.x[start:stop], z[start : stop + 1]
     return backward_bound(
-        case.x[start:stop],
-        case.W,
-        case.V,
-        case.b,
-        part,
-        TANH,
-        dz,
-        None,
-        dtype,
-        rows=T * B,
+        x, case.W, case.V, case.b, part, TANH, dz, None, dtype, rows=T * B
     )
 
 
