@@ -11,6 +11,7 @@ Time is the first axis here, and who calls has checked the arguments.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,7 +19,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bptt import _parameters
 from bptt._directions import Reversal, both
 from bptt._parameters import Shapes
 from bptt._validation import as_real, check_shape
@@ -103,17 +103,7 @@ class Stack:
 
     def shapes(self) -> Shapes:
         """Return the shape of each parameter by its name, in letters and numbers."""
-        H = self.hidden_size
-        shapes: dict[str, tuple[str, tuple[int, ...]]] = {}
-        for cell in range(self.cells):
-            first = cell < self.directions
-            inputs = "I" if first else "H" if self.directions == 1 else "2 H"
-            I, end = self.input_size if first else self.width, self._suffix(cell)
-            shapes["W" + end] = f"({inputs}, H)", (I, H)
-            shapes["V" + end] = "(H, H)", (H, H)
-            if self.bias:
-                shapes["b" + end] = "(H,)", (H,)
-        return shapes
+        return _shapes(self)
 
     def parts(self) -> list[str]:
         """Return what a name says beside the sizes, if there is more than one cell."""
@@ -134,17 +124,22 @@ class Stack:
     def forward(
         self,
         params: Mapping[str, Array],
-        x: ArrayLike,
+        x: Any,
         z0: States = None,
         *,
         generator: np.random.Generator | None = None,
     ) -> tuple[Array, StackTape]:
         """Run all layers, each cell from its z0, with dropout from a generator."""
-        _parameters.check(params, self.shapes(), self.dtype)
         reversal = Reversal()
+        if self.cells == 1:
+            first = None if z0 is None else z0[0]
+            cell = self._cell(params, 0)
+            z, tape = forward(x, *cell, first, activation=self.activation)
+            z_last = last_state(tape)[np.newaxis]
+            return z, StackTape((tape,), (), z_last, z.shape, reversal)
         tapes: list[Tape] = []
         masks: list[Array | None] = []
-        z: Any = x
+        z = x
         for layer in range(self.num_layers):
             if layer > 0:
                 z, mask = self._drop(z, generator)
@@ -164,6 +159,10 @@ class Stack:
         need_x_grad: bool = True,
     ) -> StackGradients:
         """Run all layers backwards, from dz on the last one and dz_last on each."""
+        if self.cells == 1:
+            last = None if dz_last is None else dz_last[0]
+            one = backward(tape.tapes[0], dz, dz_last=last, need_x_grad=need_x_grad)
+            return StackGradients(_named(one, "WVb"), one.z0[np.newaxis], one.x)
         D = self.directions
         params: dict[str, Array] = {}
         dz0 = np.empty_like(tape.z_last)
@@ -175,9 +174,7 @@ class Stack:
             new = self._backward_layer(tape.tapes[cells], dz, last, tape.reversal, need)
             for cell, grads in zip(range(self.cells)[cells], new, strict=True):
                 dz0[cell] = grads.z0
-                end = self._suffix(cell)
-                named = {"W" + end: grads.W, "V" + end: grads.V, "b" + end: grads.b}
-                params |= {name: g for name, g in named.items() if g is not None}
+                params |= _named(grads, _names(self)[cell])
             dz = new[0].x
             if dz is not None and D == 2:
                 assert new[1].x is not None
@@ -236,13 +233,8 @@ class Stack:
         return both(run, B, H, 2.0 * T * B * H * work)
 
     def _cell(self, params: Mapping[str, Array], cell: int) -> Cell:
-        end = self._suffix(cell)
-        b = params["b" + end] if self.bias else None
-        return params["W" + end], params["V" + end], b
-
-    def _suffix(self, cell: int) -> str:
-        layer, direction = divmod(cell, self.directions)
-        return (f"_l{layer}" if layer else "") + ("_reverse" if direction else "")
+        W, V, b = _names(self)[cell]
+        return params[W], params[V], params[b] if self.bias else None
 
     def _work(self, x: Array, layer: int) -> tuple[int, int, float]:
         """Return B, H and the multiplications of one direction, as `both` wants."""
@@ -261,6 +253,37 @@ class Stack:
         kept: Array = z * mask
         kept /= 1 - self.dropout
         return kept, mask
+
+
+@functools.lru_cache(64)
+def _names(stack: Stack) -> list[list[str]]:
+    """Return the names of W, V and b of each cell."""
+    names = []
+    for cell in range(stack.cells):
+        layer, direction = divmod(cell, stack.directions)
+        end = (f"_l{layer}" if layer else "") + ("_reverse" if direction else "")
+        names.append([letter + end for letter in "WVb"])
+    return names
+
+
+@functools.lru_cache(64)
+def _shapes(stack: Stack) -> Shapes:
+    H = stack.hidden_size
+    shapes: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for cell, (W, V, b) in enumerate(_names(stack)):
+        first = cell < stack.directions
+        inputs = "I" if first else "H" if stack.directions == 1 else "2 H"
+        shapes[W] = f"({inputs}, H)", (stack.input_size if first else stack.width, H)
+        shapes[V] = "(H, H)", (H, H)
+        if stack.bias:
+            shapes[b] = "(H,)", (H,)
+    return shapes
+
+
+def _named(grads: Gradients, names: Sequence[str]) -> dict[str, Array]:
+    """Return the gradients of the parameters of a cell under their names."""
+    leaves = zip(names, grads[:3], strict=True)
+    return {name: leaf for name, leaf in leaves if leaf is not None}
 
 
 def last_state(tape: Tape) -> Array:

@@ -161,6 +161,7 @@ class RNN:
         >>> rnn.forward(np.ones((4, 5, 3), np.float32))[0].shape
         (4, 5, 8)
         """
+        _parameters.check(self.params, self.stack.shapes(), self.stack.dtype)
         x = as_array("x", x)
         batched = x.ndim + (x.dtype.kind in "iu") == 3  # an id stands for a row
         if batched:

@@ -264,11 +264,8 @@ def _as_layer(
     params = {"W": W, "V": as_real("V", V, W.dtype, contiguous=False)}
     if b is not None:
         params["b"] = as_real("b", b, W.dtype)
-    sizes = as_size("I", I), as_size("H", H)
-    return (
-        Stack(*sizes, 1, 1, 0.0, b is not None, as_activation(activation), W.dtype),
-        params,
-    )
+    sizes, sigma = (as_size("I", I), as_size("H", H)), as_activation(activation)
+    return Stack(*sizes, 1, 1, 0.0, b is not None, sigma, W.dtype), params
 
 
 def _as_dz(dz: ArrayLike, z: Array) -> Array:
