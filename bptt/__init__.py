@@ -17,7 +17,7 @@ from bptt._backend import show_config
 from bptt._threads import get_num_threads, set_num_threads, threads
 from bptt.activations import Activation
 from bptt.clipping import clip_norm, clip_value
-from bptt.recurrence import Gradients, Tape, backward, forward
+from bptt.recurrence import ErrorFlow, Gradients, Tape, backward, forward
 
 if TYPE_CHECKING:
     from bptt import data as data
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "RNN",
     "Activation",
+    "ErrorFlow",
     "Gradients",
     "Network",
     "Tape",
