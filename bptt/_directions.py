@@ -7,9 +7,11 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from bptt._forms import from_lengths
 from bptt._threads import get_num_threads, threads
+from bptt._validation import as_array
 
 Array = NDArray[Any]
 R = TypeVar("R")
@@ -45,6 +47,67 @@ class Reversal:
         Twice is not at all: what turns x round also turns z and gradients back.
         """
         return array[::-1] if self._index is None else array[self._index]
+
+    def resets(self, resets: Array) -> Array:
+        """Return the resets of the direction that reads from the end.
+
+        A reset at step t keeps t from t - 1; read from the end it is t - 1 that begins
+        anew.
+        """
+        turned = self(resets)
+        later = np.zeros_like(turned)
+        later[1:] = turned[:-1]
+        return later
+
+
+class Order:
+    """How the steps of a batch follow each other, in both directions.
+
+    Parameters
+    ----------
+    x : ndarray
+        The input, time first.
+    lengths, resets : array_like, optional
+        As in `bptt.forward`.
+
+    Attributes
+    ----------
+    valid : ndarray of shape (T, B), or None
+        Which steps are no padding, where there are lengths.
+    reversal : Reversal
+    """
+
+    def __init__(
+        self, x: Array, lengths: ArrayLike | None, resets: ArrayLike | None
+    ) -> None:
+        self.valid: Array | None = None
+        self.reversal = Reversal()
+        self._lengths = self._resets = None
+        if lengths is resets is None:
+            return
+        batched = x.ndim + (x.dtype.kind in "iu") == 3  # an id stands for a row
+        if lengths is not None:
+            self._lengths = as_array("lengths", lengths)
+        if self._lengths is not None and batched:
+            T, B = x.shape[:2]
+            counts = from_lengths(self._lengths, T, B)
+            self.valid = np.arange(T)[:, np.newaxis] < counts
+            self.reversal = Reversal(counts, T)
+        if resets is not None:
+            self._resets = as_array("resets", resets)
+            if self._resets.ndim == 1 and batched:
+                shape = (len(self._resets), x.shape[1])
+                self._resets = np.broadcast_to(self._resets[:, np.newaxis], shape)
+
+    def options(self, direction: int) -> dict[str, Any]:
+        """Return what `bptt.forward` has to be told."""
+        options = {}
+        if self._lengths is not None:
+            options["lengths"] = self._lengths
+        if self._resets is not None:
+            turned = self.reversal.resets if direction else np.asarray
+            options["resets"] = turned(self._resets)
+        return options
 
 
 def both(run: Callable[[int], R], rows: int, width: int, work: float) -> list[R]:

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bptt._directions import Reversal, both
+from bptt._directions import Order, both
 from bptt._parameters import Shapes
-from bptt._validation import as_real, check_shape
+from bptt._validation import as_array, as_real, check_shape
 from bptt.activations import Activation
 from bptt.recurrence import Gradients, Tape, backward, forward
 
@@ -65,14 +65,14 @@ class StackTape:
         first in the direction that reads from the end.
     shape : tuple of int
         That of the states of the last layer, time first.
-    reversal : Reversal
+    order : Order
     """
 
     tapes: tuple[Tape, ...]
     masks: tuple[Array | None, ...]
     z_last: Array
     shape: tuple[int, ...]
-    reversal: Reversal
+    order: Order
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self.tapes)} of {self.tapes[0]!r})"
@@ -127,16 +127,19 @@ class Stack:
         x: Any,
         z0: States = None,
         *,
+        lengths: ArrayLike | None = None,
+        resets: ArrayLike | None = None,
         generator: np.random.Generator | None = None,
     ) -> tuple[Array, StackTape]:
         """Run all layers, each cell from its z0, with dropout from a generator."""
-        reversal = Reversal()
+        x = as_array("x", x)
+        order = Order(x, lengths, resets)
         if self.cells == 1:
             first = None if z0 is None else z0[0]
             cell = self._cell(params, 0)
-            z, tape = forward(x, *cell, first, activation=self.activation)
-            z_last = last_state(tape)[np.newaxis]
-            return z, StackTape((tape,), (), z_last, z.shape, reversal)
+            options = order.options(0)
+            z, tape = forward(x, *cell, first, activation=self.activation, **options)
+            return z, StackTape((tape,), (), tape.z_last[np.newaxis], z.shape, order)
         tapes: list[Tape] = []
         masks: list[Array | None] = []
         z = x
@@ -144,11 +147,13 @@ class Stack:
             if layer > 0:
                 z, mask = self._drop(z, generator)
                 masks.append(mask)
-            new = self._forward_layer(params, layer, z, z0, reversal)
+            new = self._forward_layer(params, layer, z, z0, order)
             tapes += [tape for _, tape in new]
-            z = new[0][0] if len(new) == 1 else _beside(new[0][0], reversal(new[1][0]))
-        z_last = np.array([last_state(tape) for tape in tapes])
-        return z, StackTape(tuple(tapes), tuple(masks), z_last, z.shape, reversal)
+            z = new[0][0]
+            if len(new) == 2:
+                z = _beside(z, order.reversal(new[1][0]))
+        z_last = np.array([tape.z_last for tape in tapes])
+        return z, StackTape(tuple(tapes), tuple(masks), z_last, z.shape, order)
 
     def backward(
         self,
@@ -171,14 +176,14 @@ class Stack:
             cells = slice(layer * D, layer * D + D)
             last = None if dz_last is None else dz_last[cells]
             need = need_x_grad or layer > 0
-            new = self._backward_layer(tape.tapes[cells], dz, last, tape.reversal, need)
+            new = self._backward_layer(tape, cells, dz, last, need)
             for cell, grads in zip(range(self.cells)[cells], new, strict=True):
                 dz0[cell] = grads.z0
                 params |= _named(grads, _names(self)[cell])
             dz = new[0].x
             if dz is not None and D == 2:
                 assert new[1].x is not None
-                dz += tape.reversal(new[1].x)
+                dz += tape.order.reversal(new[1].x)
             mask = tape.masks[layer - 1] if layer else None
             if dz is not None and mask is not None:
                 # Forward was z <- z mask / (1 - dropout), so now
@@ -192,36 +197,37 @@ class Stack:
         layer: int,
         x: Any,
         z0: States,
-        reversal: Reversal,
+        order: Order,
     ) -> list[tuple[Array, Tape]]:
         """Return the states of each direction, in its own order of time, and tapes."""
 
         def run(d: int) -> tuple[Array, Tape]:
             cell = layer * self.directions + d
             return forward(
-                reversal(x) if d else x,
+                order.reversal(x) if d else x,
                 *self._cell(params, cell),
                 None if z0 is None else z0[cell],
                 activation=self.activation,
+                **order.options(d),
             )
 
         return [run(0)] if self.directions == 1 else both(run, *self._work(x, layer))
 
     def _backward_layer(
         self,
-        tapes: tuple[Tape, ...],
+        tape: StackTape,
+        cells: slice,
         dz: Array | None,
         dz_last: Array | None,
-        reversal: Reversal,
         need_x_grad: bool,
     ) -> list[Gradients]:
         """Return the gradients of each direction, in its own order of time."""
-        H = self.hidden_size
+        H, tapes = self.hidden_size, tape.tapes[cells]
 
         def run(d: int) -> Gradients:
             mine = dz
             if dz is not None and d:
-                mine = reversal(dz[..., H:])
+                mine = tape.order.reversal(dz[..., H:])
             elif dz is not None and self.directions == 2:
                 mine = dz[..., :H]
             last = None if dz_last is None else dz_last[d]
@@ -229,8 +235,8 @@ class Stack:
 
         if self.directions == 1:
             return [run(0)]
-        T, B, work = tapes[0].x.shape[0], tapes[0].x.shape[1], len(tapes[0].W) + H
-        return both(run, B, H, 2.0 * T * B * H * work)
+        T, B = tape.shape[0], tape.shape[1] if len(tape.shape) == 3 else 1
+        return both(run, B, H, 2.0 * T * B * H * (H + len(tapes[0].W)))
 
     def _cell(self, params: Mapping[str, Array], cell: int) -> Cell:
         W, V, b = _names(self)[cell]
@@ -284,12 +290,6 @@ def _named(grads: Gradients, names: Sequence[str]) -> dict[str, Array]:
     """Return the gradients of the parameters of a cell under their names."""
     leaves = zip(names, grads[:3], strict=True)
     return {name: leaf for name, leaf in leaves if leaf is not None}
-
-
-def last_state(tape: Tape) -> Array:
-    """Return the last state of a tape: (B, H), or (H,) of one sequence."""
-    z: Array = tape.z[-1]
-    return z if tape.batched else z[0]
 
 
 def _beside(left: Array, right: Array) -> Array:

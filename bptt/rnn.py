@@ -126,6 +126,8 @@ class RNN:
         x: ArrayLike,
         z0: ArrayLike | None = None,
         *,
+        lengths: ArrayLike | None = None,
+        resets: ArrayLike | None = None,
         training: bool = False,
         seed: initializers.Seed = None,
     ) -> tuple[Array, StackTape]:
@@ -138,6 +140,12 @@ class RNN:
         z0 : array_like of shape (L, B, H), or (L, H) for one sequence, optional
             Initial states, 0 by default. L counts the layers times the directions, the
             directions of the first layer first.
+        lengths : array_like of integers of shape (B,), optional
+            Steps of each sequence, as in `bptt.forward`; the direction that reads from
+            the end begins at each sequence's own. What follows is padding: 0 in z.
+        resets : array_like of bool of shape (T, B), or (T,) for all, optional
+            Where a sequence begins anew, as in `bptt.forward`. Neither direction
+            carries a state over the border before such a step. With batch_first (B, T).
         training : bool, default False
             Whether there is dropout.
         seed : int or numpy.random.Generator, optional
@@ -166,9 +174,18 @@ class RNN:
         batched = x.ndim + (x.dtype.kind in "iu") == 3  # an id stands for a row
         if batched:
             x = self._swapped(x)
+            if resets is not None and np.ndim(resets) == 2:
+                resets = self._swapped(as_array("resets", resets))
         states = None if z0 is None else self.stack.as_states(x, z0)
         generator = initializers.as_generator(seed) if training else None
-        z, tape = self.stack.forward(self.params, x, states, generator=generator)
+        z, tape = self.stack.forward(
+            self.params,
+            x,
+            states,
+            lengths=lengths,
+            resets=resets,
+            generator=generator,
+        )
         return self._swapped(z) if batched else z, tape
 
     def backward(

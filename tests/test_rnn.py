@@ -82,12 +82,12 @@ def test_with_dropout(both, rng):
 
 BUGS = {
     "the directions are swapped": ("[left, right]", "[right, left]"),
-    "the states are not turned back": ("reversal(new[1][0])", "new[1][0]"),
-    "nothing is turned round": ("reversal(x) if d else x", "x"),
-    "dz is not turned round": ("reversal(dz[..., H:])", "dz[..., H:]"),
+    "the states are not turned back": ("order.reversal(new[1][0])", "new[1][0]"),
+    "nothing is turned round": ("order.reversal(x) if d else x", "x"),
+    "dz is not turned round": ("tape.order.reversal(dz[..., H:])", "dz[..., H:]"),
     "dz of the other direction": ("mine = dz[..., :H]", "mine = dz[..., H:]"),
-    "dx is not turned back": ("tape.reversal(new[1].x)", "new[1].x"),
-    "dx of one direction": ("dz += tape.reversal(new[1].x)", "pass"),
+    "dx is not turned back": ("tape.order.reversal(new[1].x)", "new[1].x"),
+    "dx of one direction": ("dz += tape.order.reversal(new[1].x)", "pass"),
     "z0 of another cell": ("z0[cell],", "z0[cell - 1],"),
     "dz0 of another cell": ("dz0[cell] = grads.z0", "dz0[cell - 1] = grads.z0"),
     "dz_last of another cell": ("dz_last[d]", "dz_last[d - 1]"),
