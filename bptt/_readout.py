@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bptt import losses
+from bptt._stack import StackTape
+from bptt._validation import as_array, check_shape
 
 Array = NDArray[Any]
 
@@ -71,3 +73,39 @@ def read_back(
     dU = rows.reshape(-1, len(U)).T @ df_rows
     dc = df_rows.sum(axis=0)
     return value, dU, dc, (df_rows @ U.T).reshape(rows.shape)
+
+
+def rows_of(z: Array, tape: StackTape, readout: str, directions: int) -> Array:
+    """Return the states that are read.
+
+    (T, B, D H), or those of the steps that are no padding (N, D H), or where readout is
+    "last" (B, D H); without B for one sequence.
+    """
+    if readout == "every":
+        return z if tape.valid is None else z[tape.valid]
+    return np.concatenate(tape.z_last[-directions:], axis=-1)
+
+
+def targets_of(tape: StackTape, readout: str, target: ArrayLike) -> ArrayLike:
+    """Return the targets of the states that are read."""
+    if readout == "last" or tape.valid is None:
+        return target
+    target = as_array("target", target)
+    check_shape("target", target, "(T, B, ..)", tape.valid.shape, axes=2)
+    return target[tape.valid]
+
+
+def spread(tape: StackTape, rows: Array) -> Array:
+    """Return what belongs to the states that are read with T and B, 0 in padding."""
+    if tape.valid is None:
+        return rows
+    whole = np.zeros((*tape.valid.shape, *rows.shape[1:]), rows.dtype)
+    whole[tape.valid] = rows
+    return whole
+
+
+def last_of(tape: StackTape, directions: int, drows: Array) -> Array:
+    """Return dz_last of all cells (L, B, H) for gradients (B, D H) of the last."""
+    dz_last = np.zeros_like(tape.z_last)
+    dz_last[-directions:] = np.split(drows, directions, axis=-1)
+    return dz_last

@@ -74,6 +74,11 @@ class StackTape:
     shape: tuple[int, ...]
     order: Order
 
+    @property
+    def valid(self) -> Array | None:
+        """Which steps (T, B) are no padding, where there were lengths."""
+        return self.order.valid
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self.tapes)} of {self.tapes[0]!r})"
 

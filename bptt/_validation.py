@@ -94,10 +94,17 @@ def as_ids(name: str, array: Array, limit: int) -> Array:
 
 
 def check_shape(
-    name: str, array: Array, letters: str, expected: tuple[int, ...]
+    name: str,
+    array: Array,
+    letters: str,
+    expected: tuple[int, ...],
+    axes: int | None = None,
 ) -> None:
-    """Refuse an array whose shape is not the expected one, named by its letters."""
-    if array.shape != expected:
+    """Refuse an array whose shape is not the expected one, named by its letters.
+
+    Only its first axes are looked at, where a number of them is given.
+    """
+    if array.shape[:axes] != expected:
         raise ValueError(
             f"{name} must have shape {letters} = {_shape(expected)}, "
             f"got {_shape(array.shape)}"

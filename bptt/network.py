@@ -18,7 +18,16 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from bptt import _parameters, initializers, losses, serialization
 from bptt._parameters import Init, Shapes
-from bptt._readout import PARAMETERS, NetworkGradients, read, read_back
+from bptt._readout import (
+    PARAMETERS,
+    NetworkGradients,
+    last_of,
+    read,
+    read_back,
+    rows_of,
+    spread,
+    targets_of,
+)
 from bptt._stack import StackGradients, StackTape, States
 from bptt._validation import as_array, as_size, check_choice
 from bptt._window import Window
@@ -150,6 +159,8 @@ class Network:
         target: ArrayLike,
         z0: ArrayLike | None = None,
         *,
+        lengths: ArrayLike | None = None,
+        resets: ArrayLike | None = None,
         need_x_grad: bool = False,
         seed: initializers.Seed = None,
     ) -> tuple[float, NetworkGradients | StackGradients]:
@@ -166,6 +177,9 @@ class Network:
         z0 : array_like of shape (B, H) or (H,), optional
             Initial state, of the shape of `state`, or (L, B, H) as in `RNN.forward`;
             the default is 0, or the kept state of a stateful network.
+        lengths, resets : array_like, optional
+            As in `RNN.forward`. The loss is the mean over the steps that are no
+            padding, and the last state is each sequence's own.
         need_x_grad : bool, default False
             Whether to compute the gradient with respect to x.
         seed : int or numpy.random.Generator, optional
@@ -183,15 +197,15 @@ class Network:
             As in `bptt.forward` and in the loss.
         """
         generator = initializers.as_generator(seed) if self.stack.dropout else None
-        z, tape = self._forward(x, self._start(x, z0), generator)
+        z, tape = self._forward(x, self._start(x, z0), lengths, resets, generator)
         rows = self._rows(z, tape)
+        target = targets_of(tape, self.readout, target)
         loss, dU, dc, drows = read_back(self.params, rows, self.loss, target)
         if self.readout == "last":
-            last = np.zeros_like(tape.z_last)
-            last[-self.stack.directions :] = self._cells(drows)
-            grads = self.stack.backward(tape, None, last, need_x_grad=need_x_grad)
+            dz, dz_last = None, last_of(tape, self.stack.directions, drows)
         else:
-            grads = self.stack.backward(tape, drows, need_x_grad=need_x_grad)
+            dz, dz_last = spread(tape, drows), None
+        grads = self.stack.backward(tape, dz, dz_last, need_x_grad=need_x_grad)
         self._keep(tape.z_last)
         return loss, self._gradients(grads, dU, dc)
 
@@ -219,7 +233,14 @@ class Network:
         self._keep(window.state)
         return loss, self._gradients(grads, dU, dc)
 
-    def predict(self, x: ArrayLike, z0: ArrayLike | None = None) -> Array:
+    def predict(
+        self,
+        x: ArrayLike,
+        z0: ArrayLike | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+        resets: ArrayLike | None = None,
+    ) -> Array:
         """Return the readout f = z U + c: predictions, or logits of the classes.
 
         Parameters
@@ -228,24 +249,33 @@ class Network:
             The input, time first, or token ids from 0 to I - 1.
         z0 : array_like of shape (B, H) or (H,), optional
             Initial state; the default is 0, or the kept state of a stateful network.
+        lengths, resets : array_like, optional
+            As in `RNN.forward`.
 
         Returns
         -------
         f : ndarray of shape (T, B, O), (B, O), (T, O) or (O,)
-            Without T where the readout is "last", without B for one sequence.
+            Without T where the readout is "last", without B for one sequence. 0 in the
+            padding.
 
         Raises
         ------
         TypeError, ValueError
             As in `bptt.forward`.
         """
-        z, tape = self._forward(x, self._start(x, z0))
+        z, tape = self._forward(x, self._start(x, z0), lengths, resets)
         f = read(self.params, self._rows(z, tape))
         self._keep(tape.z_last)
-        return f
+        return f if self.readout == "last" else spread(tape, f)
 
     def evaluate(
-        self, x: ArrayLike, target: ArrayLike, z0: ArrayLike | None = None
+        self,
+        x: ArrayLike,
+        target: ArrayLike,
+        z0: ArrayLike | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+        resets: ArrayLike | None = None,
     ) -> float:
         """Return the loss alone, starting in z0, by default 0.
 
@@ -253,17 +283,16 @@ class Network:
 
         Parameters
         ----------
-        x, target, z0 : array_like
+        x, target, z0, lengths, resets : array_like
             As in `loss_and_gradients`.
 
         Returns
         -------
         float
         """
-        z, tape = self._forward(x, z0)
-        loss, _ = losses.TABLE[self.loss](
-            read(self.params, self._rows(z, tape)), target
-        )
+        z, tape = self._forward(x, z0, lengths, resets)
+        f = read(self.params, self._rows(z, tape))
+        loss, _ = losses.TABLE[self.loss](f, targets_of(tape, self.readout, target))
         return loss
 
     def reset(self) -> None:
@@ -370,11 +399,19 @@ class Network:
         self,
         x: ArrayLike,
         z0: ArrayLike | None,
+        lengths: ArrayLike | None = None,
+        resets: ArrayLike | None = None,
         generator: np.random.Generator | None = None,
     ) -> tuple[Array, StackTape]:
         self._check()
-        states = self._states(x, z0)
-        return self.stack.forward(self.params, x, states, generator=generator)
+        return self.stack.forward(
+            self.params,
+            x,
+            self._states(x, z0),
+            lengths=lengths,
+            resets=resets,
+            generator=generator,
+        )
 
     def _states(self, x: ArrayLike, z0: ArrayLike | None) -> States:
         if z0 is None:
@@ -384,14 +421,7 @@ class Network:
         return self.stack.as_states(as_array("x", x), z0)
 
     def _rows(self, z: Array, tape: StackTape) -> Array:
-        """Return the states that are read: (T, B, D H) or (B, D H), or without B."""
-        if self.readout == "every":
-            return z
-        return np.concatenate(tape.z_last[-self.stack.directions :], axis=-1)
-
-    def _cells(self, rows: Array) -> Array:
-        """Return gradients of the last states read, for each direction (D, B, H)."""
-        return np.array(np.split(rows, self.stack.directions, axis=-1))
+        return rows_of(z, tape, self.readout, self.stack.directions)
 
     def _gradients(
         self, grads: StackGradients, dU: Array, dc: Array

@@ -148,6 +148,69 @@ def test_a_file_gives_the_network_back(kind, suffix, rng, tmp_path):
         Network.from_contents(path, arrays, metadata)
 
 
+@pytest.mark.parametrize("kind", [{}, *KINDS])
+@pytest.mark.parametrize("readout", ["every", "last"])
+def test_lengths_are_those_of_single_sequences(kind, readout, rng):
+    network = make(rng, readout=readout, **kind)
+    x, target, z0 = make_batch(rng, network)
+    lengths, cells = np.array([4, 1, 6]), network.stack.cells
+    if cells == 1:
+        z0 = z0[0]
+    dirty = x.copy()
+    dirty[np.arange(T)[:, None] >= lengths] = np.nan
+    loss, grads = network.loss_and_gradients(
+        dirty, target, z0, lengths=lengths, need_x_grad=True
+    )
+    f = network.predict(dirty, z0, lengths=lengths)
+    assert network.evaluate(dirty, target, z0, lengths=lengths) == loss
+
+    terms = lengths if readout == "every" else np.ones(B)
+    share = terms / terms.sum()  # of a sequence in the mean over all steps
+    bound = loss_bound(x, target, np.float64) * T * H
+    total, expected = 0.0, dict.fromkeys(network.params, 0.0)
+    for row, n in enumerate(lengths):
+        one = target[:n, row] if readout == "every" else target[row]
+        start = z0[row] if cells == 1 else z0[:, row]
+        alone, g = network.loss_and_gradients(x[:n, row], one, start, need_x_grad=True)
+        total += share[row] * alone
+        for name, grad in g.params.items():
+            expected[name] = expected[name] + share[row] * grad
+        assert_within(grads.x[:n, row], share[row] * g.x, bound, "x")
+        assert not grads.x[n:, row].any()
+        mine = f[:n, row] if readout == "every" else f[row]
+        assert_within(mine, network.predict(x[:n, row], start), bound, "f")
+        if readout == "every":
+            assert not f[n:, row].any()
+    assert abs(loss - total) <= bound
+    for name, grad in grads.params.items():
+        assert_within(grad, expected[name], bound, name)
+
+
+@pytest.mark.parametrize("kind", [{}, {"num_layers": 2}])
+def test_resets_cut_a_stateful_network_too(kind, rng):
+    network = make(rng, **kind, stateful=True)
+    x, target, z0 = make_batch(rng, network)
+    z0 = z0 if kind else z0[0]
+    flags = np.zeros((T, B), bool)
+    flags[4] = True
+    loss, _ = network.loss_and_gradients(x, target, z0, resets=flags)
+    first, _ = network.loss_and_gradients(x[:4], target[:4], z0)
+    second, _ = network.loss_and_gradients(x[4:], target[4:], z0)
+    bound = loss_bound(x, target, np.float64) * T * H
+    assert abs(loss - (4 * first + 2 * second) / 6) <= bound
+    assert network.evaluate(x, target, z0, resets=flags) == loss
+    kept = network.state.copy()
+    network.predict(x, z0, resets=flags)
+    assert_within(network.state, kept, bound, "state")
+
+
+def test_targets_of_a_padded_batch_are_padded_like_it(rng):
+    network = make(rng)
+    x, target, _ = make_batch(rng, network)
+    with pytest.raises(ValueError, match=r"target must have shape .* got \(5, 3, 2\)"):
+        network.loss_and_gradients(x, target[1:], lengths=[4, 1, 6])
+
+
 def test_the_file_of_a_single_layer_is_what_it_was():
     arrays, metadata = Network(I, H, O, seed=0).contents()
     assert list(arrays) == ["W", "V", "b", "U", "c"]

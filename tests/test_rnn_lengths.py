@@ -40,12 +40,9 @@ def in_padding(array, value):
 def check(rnn, case, options, training=False):
     (x, z0, dz, dz_last), stack = case, rnn.stack
     padded = options["lengths"] is not None
-    z, tape = rnn.forward(
-        in_padding(x, np.nan) if padded else x, z0, training=training, seed=3, **options
-    )
-    grads = rnn.backward(
-        tape, in_padding(dz, np.nan) if padded else dz, dz_last=dz_last
-    )
+    dirty_x, dirty_dz = (in_padding(a, np.nan) if padded else a for a in (x, dz))
+    z, tape = rnn.forward(dirty_x, z0, training=training, seed=3, **options)
+    grads = rnn.backward(tape, dirty_dz, dz_last=dz_last)
     right = by_definition(stack, rnn.params, x, z0, dz, dz_last, tape.masks, **options)
     actual = {"z": z, "z_last": tape.z_last, "z0": grads.z0, "x": grads.x}
     expected = {"z": right.z, "z_last": right.z_last, **right.grads}
