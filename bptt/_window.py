@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bptt._directions import Order
 from bptt._stack import Stack, StackGradients, StackTape, States
 from bptt._validation import as_ids
+from bptt.recurrence import Tape
 
 Array = NDArray[Any]
 
@@ -45,6 +47,14 @@ class Window:
         self._kept: dict[str, _Rolling] = {}
         self._dz, self._filled = np.empty(0), 0
 
+    def follow(self, tape: Tape) -> None:
+        """Go on where a run of a single layer ended, and keep what it left."""
+        states = tape.z[1:] if tape.batched else tape.z[1:, 0]
+        last = tape.z_last[np.newaxis]
+        order = Order(tape.x, None, None)
+        self.start(last)
+        self._tape = StackTape((tape,), (), last, states.shape, order)
+
     def forward(
         self,
         params: Mapping[str, Array],
@@ -52,15 +62,16 @@ class Window:
         generator: np.random.Generator | None = None,
     ) -> Array:
         """Read the next piece, and return the states of the last layer."""
+        whole = np.shape(x)[0] >= self.k2
+        if whole:
+            # It leaves nothing of those before, whose memory is free for it.
+            self._kept, self._tape = {}, None
+        elif not self._kept and self._tape is not None:
+            self._keep(self._tape)
         z, tape = self.stack.forward(params, x, self.state, generator=generator)
-        # A piece as long as the window leaves nothing of those before.
-        if len(z) < self.k2:
-            if not self._kept and self._tape is not None:
-                self._keep(self._tape)
+        if not whole:
             self._keep(tape)
-        else:
-            self._kept = {}
-        self.state, self._tape = tape.z_last, tape
+        self.state, self._tape = tape.z_last.copy(), tape
         return z
 
     def backward(self, dz: Array) -> StackGradients:

@@ -119,23 +119,42 @@ def truncated(
     """
     k1, k2 = as_steps(k1, k2)
     stack, params = _as_layer(W, V, b, activation)
-    window = Window(stack, k2)
-    window.start(None if z0 is None else [z0])
-    return _updates(stream, params, window, loss, k1)
+    return _updates(stream, stack, params, z0, loss, k1, k2)
 
 
 def _updates(
-    stream: Stream, params: dict[str, Array], window: Window, loss: Loss, k1: int
+    stream: Stream,
+    stack: Stack,
+    params: dict[str, Array],
+    state: ArrayLike | None,
+    loss: Loss,
+    k1: int,
+    k2: int,
 ) -> Iterator[Update]:
-    steps = 0
+    layer, tape, steps = (params["W"], params["V"], params.get("b")), None, 0
+    window = Window(stack, k2)
+    window.start(None if state is None else [state])
     for x, target in _pieces(stream, k1):
-        z = window.forward(params, x)
-        value, dz = loss(z, target)
-        grads = window.backward(_as_dz(dz, z))
+        if len(x) == k2:
+            # As long as the window, and so a run of its own. What is deleted gives its
+            # memory to the next piece.
+            tape = None
+            z, tape = forward(x, *layer, state, activation=stack.activation)
+            value, dz = loss(z, target)
+            grads = backward(tape, dz, need_x_grad=False)
+            state = z[-1].copy()
+        else:
+            if tape is not None:
+                window.follow(tape)
+                tape = None
+            z = window.forward(params, x)
+            value, dz = loss(z, target)
+            named, dz0, _ = window.backward(_as_dz(dz, z))
+            grads = Gradients(named["W"], named["V"], named.get("b"), dz0[0], None)
         steps += len(z)
-        named = grads.params
-        leaves = named["W"], named["V"], named.get("b")
-        yield Update(float(value), Gradients(*leaves, grads.z0[0], None), steps)
+        del z, dz
+        yield Update(float(value), grads, steps)
+        del grads
 
 
 def randomized(

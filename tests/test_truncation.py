@@ -302,7 +302,7 @@ W, V = np.ones((I, H)), np.eye(H)
         ),
         (
             lambda: next(truncated((x, x), W, V, loss=loss_of, k1=4)),
-            "dz must have the shape of z, (4, 2, 4), got (4, 2, 3)",
+            "dz must have shape (T, B, H) = (4, 2, 4), got (4, 2, 3)",
         ),
         (
             lambda: next(truncated((x, target), W, V[1:], loss=loss_of, k1=4)),
