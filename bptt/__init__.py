@@ -21,6 +21,7 @@ from bptt.recurrence import ErrorFlow, Gradients, Tape, backward, forward
 
 if TYPE_CHECKING:
     from bptt import data, initializers, losses, optimizers, schedules
+    from bptt import streaming as streaming
     from bptt.network import Network
     from bptt.training import train
 
@@ -55,6 +56,7 @@ _LAZY = {
     "losses": ("bptt.losses", None),
     "optimizers": ("bptt.optimizers", None),
     "schedules": ("bptt.schedules", None),
+    "streaming": ("bptt.streaming", None),
 }
 
 
