@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bptt import losses as losses
     from bptt import optimizers as optimizers
     from bptt import schedules as schedules
+    from bptt import streaming as streaming
     from bptt import truncation as truncation
     from bptt.network import Network
     from bptt.rnn import RNN
@@ -58,6 +59,7 @@ _LAZY = {
     "losses": ("bptt.losses", None),
     "optimizers": ("bptt.optimizers", None),
     "schedules": ("bptt.schedules", None),
+    "streaming": ("bptt.streaming", None),
     "truncation": ("bptt.truncation", None),
 }
 

@@ -16,8 +16,8 @@ from bptt._validation import as_array
 Array = NDArray[Any]
 R = TypeVar("R")
 
-# Multiplications of one direction below which a thread costs more than it brings: it
-# takes some 50 us to start, in which a core does a million of them.
+# Multiplications of one direction below which a thread costs more than it brings: to
+# start and end takes it 0.1 ms, in which a core does a million of them or two.
 WORTH_A_THREAD = 1e7
 # The width from which a kernel shares the columns of a step well among many threads.
 WIDE = 512

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bptt import losses
-from bptt._stack import StackTape
+from bptt._stack import StackGradients, StackTape
 from bptt._validation import as_array, check_shape
 
 Array = NDArray[Any]
@@ -109,3 +109,13 @@ def last_of(tape: StackTape, directions: int, drows: Array) -> Array:
     dz_last = np.zeros_like(tape.z_last)
     dz_last[-directions:] = np.split(drows, directions, axis=-1)
     return dz_last
+
+
+def with_readout(
+    grads: StackGradients, dU: Array, dc: Array
+) -> NetworkGradients | StackGradients:
+    """Return the gradients of layers with those of the readout."""
+    if len(grads.z0) > 1:
+        return grads._replace(params={**grads.params, "U": dU, "c": dc})
+    W, V, b = grads.params.values()
+    return NetworkGradients(W, V, b, dU, dc, grads.z0[0], grads.x)

@@ -126,6 +126,12 @@ class Stack:
             check_shape("z0", z0, letters, (self.cells, *B, self.hidden_size))
         return z0
 
+    def states(self, x: ArrayLike, z0: ArrayLike | None) -> States:
+        """Return initial states for `forward`; of a single cell (B, H) or (H,)."""
+        if z0 is None:
+            return None
+        return [z0] if self.cells == 1 else self.as_states(as_array("x", x), z0)
+
     def forward(
         self,
         params: Mapping[str, Array],
@@ -302,3 +308,9 @@ def _beside(left: Array, right: Array) -> Array:
     z = np.concatenate([left, right], axis=-1)
     z.flags.writeable = False
     return z
+
+
+def batch_shape(x: ArrayLike) -> tuple[int, ...]:
+    """Return (B,), or () for one sequence."""
+    array = np.asarray(x)
+    return array.shape[1:] if array.dtype.kind in "iu" else array.shape[1:-1]

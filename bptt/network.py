@@ -27,9 +27,10 @@ from bptt._readout import (
     rows_of,
     spread,
     targets_of,
+    with_readout,
 )
-from bptt._stack import StackGradients, StackTape, States
-from bptt._validation import as_array, as_size, check_choice
+from bptt._stack import StackGradients, StackTape, batch_shape
+from bptt._validation import as_size, check_choice
 from bptt._window import Window
 from bptt.activations import Activation
 from bptt.rnn import as_stack
@@ -207,7 +208,7 @@ class Network:
             dz, dz_last = spread(tape, drows), None
         grads = self.stack.backward(tape, dz, dz_last, need_x_grad=need_x_grad)
         self._keep(tape.z_last)
-        return loss, self._gradients(grads, dU, dc)
+        return loss, with_readout(grads, dU, dc)
 
     def learn_piece(
         self,
@@ -225,13 +226,13 @@ class Network:
         generator = initializers.as_generator(seed) if self.stack.dropout else None
         self._check()
         if first:
-            window.start(self._states(x, self._start(x, None)))
+            window.start(self.stack.states(x, self._start(x, None)))
         rows = window.forward(self.params, x, generator)
         loss, dU, dc, drows = read_back(self.params, rows, self.loss, target)
         grads = window.backward(drows)
         assert isinstance(window.state, np.ndarray)
         self._keep(window.state)
-        return loss, self._gradients(grads, dU, dc)
+        return loss, with_readout(grads, dU, dc)
 
     def predict(
         self,
@@ -388,7 +389,7 @@ class Network:
         if z0 is not None or not self.stateful or self.state is None:
             return z0
         kept = self.state.shape[self.stack.cells > 1 : -1]
-        if (B := _batch_shape(x)) != kept:
+        if (B := batch_shape(x)) != kept:
             raise ValueError(
                 f"x must have as many sequences as the state, {kept}, "
                 f"got {B}; reset() forgets the state"
@@ -407,36 +408,15 @@ class Network:
         return self.stack.forward(
             self.params,
             x,
-            self._states(x, z0),
+            self.stack.states(x, z0),
             lengths=lengths,
             resets=resets,
             generator=generator,
         )
 
-    def _states(self, x: ArrayLike, z0: ArrayLike | None) -> States:
-        if z0 is None:
-            return None
-        if self.stack.cells == 1:
-            return [z0]
-        return self.stack.as_states(as_array("x", x), z0)
-
     def _rows(self, z: Array, tape: StackTape) -> Array:
         return rows_of(z, tape, self.readout, self.stack.directions)
-
-    def _gradients(
-        self, grads: StackGradients, dU: Array, dc: Array
-    ) -> NetworkGradients | StackGradients:
-        if self.stack.cells > 1:
-            return grads._replace(params={**grads.params, "U": dU, "c": dc})
-        W, V, b = grads.params.values()
-        return NetworkGradients(W, V, b, dU, dc, grads.z0[0], grads.x)
 
     def _keep(self, z_last: Array) -> None:
         if self.stateful:
             self.state = z_last if self.stack.cells > 1 else z_last[0].copy()
-
-
-def _batch_shape(x: ArrayLike) -> tuple[int, ...]:
-    """Return (B,), or () for one sequence."""
-    array = np.asarray(x)
-    return array.shape[1:] if array.dtype.kind in "iu" else array.shape[1:-1]

@@ -16,7 +16,7 @@ LEVELS = [
     {"_kernels", "_reference"},
     {"_backend"},
     {"clipping", "_inputs", "_runs"},
-    {"recurrence"},
+    {"recurrence", "streaming"},
     {"initializers", "losses", "schedules"},
     {"_directions", "_parameters", "optimizers", "serialization"},
     {"_readout", "_stack"},
