@@ -195,6 +195,7 @@ class Stack:
             if dz is not None and D == 2:
                 assert new[1].x is not None
                 dz += tape.order.reversal(new[1].x)
+            del new, grads  # the next layer down needs as much memory
             mask = tape.masks[layer - 1] if layer else None
             if dz is not None and mask is not None:
                 # Forward was z <- z mask / (1 - dropout), so now

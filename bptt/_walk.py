@@ -74,9 +74,10 @@ class Walk:
         self, step: int, x: ArrayLike, target: ArrayLike, seed: initializers.Seed
     ) -> tuple[float, NetworkGradients | StackGradients]:
         """Read the piece of this step, and return the loss and what k2 steps give."""
+        if step % self.pieces == 0:
+            self.window.start(self.network.initial_states(x))
         self._before = self.window.state
-        first = step % self.pieces == 0
-        return self.network.learn_piece(self.window, x, target, first=first, seed=seed)
+        return self.network.learn_piece(self.window, x, target, seed=seed)
 
     def forget(self) -> None:
         """Go on from the state before the last piece, with nothing else kept."""

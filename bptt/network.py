@@ -29,7 +29,7 @@ from bptt._readout import (
     targets_of,
     with_readout,
 )
-from bptt._stack import StackGradients, StackTape, batch_shape
+from bptt._stack import StackGradients, StackTape, States, batch_shape
 from bptt._validation import as_size, check_choice
 from bptt._window import Window
 from bptt.activations import Activation
@@ -210,23 +210,21 @@ class Network:
         self._keep(tape.z_last)
         return loss, with_readout(grads, dU, dc)
 
+    def initial_states(self, x: ArrayLike) -> States:
+        """Return where a walk starts: where `predict` does without z0."""
+        return self.stack.states(x, self._start(x, None))
+
     def learn_piece(
         self,
         window: Window,
         x: ArrayLike,
         target: ArrayLike,
         *,
-        first: bool,
         seed: initializers.Seed = None,
     ) -> tuple[float, NetworkGradients | StackGradients]:
-        """Return the loss of the next piece of a walk, and gradients of its window.
-
-        A first piece starts as `loss_and_gradients` does without z0.
-        """
+        """Return the loss of the next piece of a walk, and gradients of its window."""
         generator = initializers.as_generator(seed) if self.stack.dropout else None
         self._check()
-        if first:
-            window.start(self.stack.states(x, self._start(x, None)))
         rows = window.forward(self.params, x, generator)
         loss, dU, dc, drows = read_back(self.params, rows, self.loss, target)
         grads = window.backward(drows)

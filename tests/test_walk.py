@@ -163,9 +163,10 @@ def test_epochs_are_passes_over_all_pieces():
 
 
 @pytest.mark.parametrize("stateful", [False, True])
-def test_a_piece_of_nan_that_is_passed_over_does_not_end_the_learning(stateful):
+@pytest.mark.parametrize("at", [0, 11])
+def test_a_piece_of_nan_that_is_passed_over_does_not_end_the_learning(stateful, at):
     x, target = batches(0)
-    x[11, 0, 0] = math.nan
+    x[at, 0, 0] = math.nan
     network = make(stateful=stateful)
     with pytest.warns(NonFiniteGradientWarning) as warned:
         history = train(
@@ -178,7 +179,26 @@ def test_a_piece_of_nan_that_is_passed_over_does_not_end_the_learning(stateful):
             nonfinite="zero",
         )
     assert len(warned) == 2
-    assert np.isnan(history.loss).tolist() == [n % 6 == 2 for n in range(12)]
+    assert np.isnan(history.loss).tolist() == [n % 6 == at // 4 for n in range(12)]
+
+
+def test_after_a_first_piece_of_nan_a_batch_goes_on_from_its_start():
+    x, target = batches(0)
+    network, other = make(), make()
+    x[0, 0, 0] = math.nan
+    with pytest.warns(NonFiniteGradientWarning):
+        # One batch is good, and leaves a state that the next must not find.
+        history = train(
+            network,
+            lambda step: (x, target) if step else batches(1),
+            optimizer=SGD(0.1),
+            steps=4,
+            k1=11,
+            nonfinite="zero",
+        )
+    train(other, batches(1), optimizer=SGD(0.1), steps=2, k1=11)
+    loss, _ = other.loss_and_gradients(x[11:], target[11:])
+    assert history.loss[3] == loss
 
 
 def test_one_sequence_without_its_axis():
