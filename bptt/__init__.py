@@ -20,11 +20,19 @@ from bptt.clipping import clip_norm, clip_value
 from bptt.recurrence import ErrorFlow, Gradients, Tape, backward, forward
 
 if TYPE_CHECKING:
-    from bptt import data, initializers, losses, optimizers, schedules
+    from bptt import data as data
+    from bptt import initializers as initializers
+    from bptt import losses as losses
+    from bptt import optimizers as optimizers
+    from bptt import schedules as schedules
+    from bptt import streaming as streaming
+    from bptt import truncation as truncation
     from bptt.network import Network
+    from bptt.rnn import RNN
     from bptt.training import train
 
 __all__ = [
+    "RNN",
     "Activation",
     "ErrorFlow",
     "Gradients",
@@ -33,13 +41,8 @@ __all__ = [
     "backward",
     "clip_norm",
     "clip_value",
-    "data",
     "forward",
     "get_num_threads",
-    "initializers",
-    "losses",
-    "optimizers",
-    "schedules",
     "set_num_threads",
     "show_config",
     "threads",
@@ -49,12 +52,15 @@ __all__ = [
 # What the functional core does not need is imported when it is first asked for.
 _LAZY = {
     "Network": ("bptt.network", "Network"),
+    "RNN": ("bptt.rnn", "RNN"),
     "train": ("bptt.training", "train"),
     "data": ("bptt.data", None),
     "initializers": ("bptt.initializers", None),
     "losses": ("bptt.losses", None),
     "optimizers": ("bptt.optimizers", None),
     "schedules": ("bptt.schedules", None),
+    "streaming": ("bptt.streaming", None),
+    "truncation": ("bptt.truncation", None),
 }
 
 
@@ -69,4 +75,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_LAZY})

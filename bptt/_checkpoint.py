@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bptt import serialization
+from bptt._walk import Walk
 from bptt.history import History
 from bptt.network import Network
 from bptt.optimizers import Optimizer
@@ -31,6 +32,8 @@ class Run:
 
     Attributes
     ----------
+    walk : Walk or None
+        Where the batches are walked through in pieces.
     state : ndarray or None
         The state of a stateful network after that step.
     best : dict of ndarray
@@ -38,14 +41,18 @@ class Run:
     last : dict of ndarray
         The parameters to go on from, where the network has got back the best; else
         empty.
+    window : dict of ndarray
+        What the walk needs to go on, where there is a checkpoint.
     """
 
     network: Network
     optimizer: Optimizer
+    walk: Walk | None = None
     history: History = field(default_factory=History)
     state: Array | None = None
     best: dict[str, Array] = field(default_factory=dict)
     last: dict[str, Array] = field(default_factory=dict)
+    window: dict[str, Array] = field(default_factory=dict)
 
     def take_best(self) -> None:
         """Give the network the best parameters, and keep the last to go on from."""
@@ -63,6 +70,7 @@ def save(path: Path, run: Run) -> None:
     arrays |= _prefixed("history", run.history.to_arrays())
     arrays |= _prefixed("best", run.best)
     arrays |= _prefixed("last", run.last)
+    arrays |= _prefixed("window", run.window)
     if run.state is not None:
         arrays["run.state"] = run.state
     metadata["optimizer"] = type(run.optimizer).__name__
@@ -99,6 +107,11 @@ def restore(path: Path, run: Run, *, best: bool) -> None:
         for kind, params in kept.items():
             if params:
                 _check_arrays(kind, params, run.network.params)
+        window = _named(arrays, "window")
+        if (run.walk is not None) != bool(window):
+            raise ValueError(f"window.k is {'not wanted' if window else 'missing'}")
+        if run.walk is not None:
+            run.walk.check(window)
     if best and history.validation and not kept["best"]:
         raise ModelFileError(f"{path} is the checkpoint of a run without patience")
 
@@ -107,6 +120,9 @@ def restore(path: Path, run: Run, *, best: bool) -> None:
         np.copyto(p, last[name])
     run.optimizer.load_state(_named(arrays, "optimizer"))
     run.history = history
+    run.window = window
+    if run.walk is not None:
+        run.walk.restore(window)
     run.best = {name: np.array(p) for name, p in kept["best"].items()} if best else {}
     run.state = run.network.state = None if state is None else np.array(state)
 
@@ -146,13 +162,20 @@ def _check_memory(memory: Arrays, run: Run, steps: int) -> None:
 def _check_state(state: Array | None, network: Network) -> None:
     if (state is not None) != network.stateful:
         raise ValueError(f"run.state is {'missing' if state is None else 'not wanted'}")
-    if state is not None and (
-        state.ndim not in (1, 2)
-        or state.shape[-1] != network.hidden_size
+    if state is None:
+        return
+    H, layers = network.hidden_size, network.stack.cells
+    many, letters = layers > 1, "(B, H) or (H,)"
+    if many:
+        letters = "(L, B, H) or (L, H)"
+    if (
+        state.ndim - many not in (1, 2)
+        or state.shape[-1] != H
+        or (many and len(state) != layers)
         or state.dtype != network.dtype
     ):
         raise ValueError(
-            f"run.state must have shape (B, H) or (H,) with H = {network.hidden_size} "
+            f"run.state must have shape {letters} with H = {H} "
             f"and dtype {network.dtype}, got {state.shape} and {state.dtype}"
         )
 

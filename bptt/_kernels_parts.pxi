@@ -134,7 +134,7 @@ cdef void pack_states(
     Layer *l, const Kernels *k, Py_ssize_t t0, Py_ssize_t t1,
     Py_ssize_t low, Py_ssize_t high,
 ) noexcept nogil:
-    """Pack z[t-1] of a chunk's cells from low up to high, with starts in their place."""
+    """Pack z[t-1] of a chunk's cells from low to high, with starts in their place."""
     cdef Py_ssize_t H = l.H, P = k.panel, base = cells_before(l, t0)
     cdef Py_ssize_t s = t0, u, a, b, e
     while s < t1:

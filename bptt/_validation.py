@@ -94,10 +94,17 @@ def as_ids(name: str, array: Array, limit: int) -> Array:
 
 
 def check_shape(
-    name: str, array: Array, letters: str, expected: tuple[int, ...]
+    name: str,
+    array: Array,
+    letters: str,
+    expected: tuple[int, ...],
+    axes: int | None = None,
 ) -> None:
-    """Refuse an array whose shape is not the expected one, named by its letters."""
-    if array.shape != expected:
+    """Refuse an array whose shape is not the expected one, named by its letters.
+
+    Only its first axes are looked at, where a number of them is given.
+    """
+    if array.shape[:axes] != expected:
         raise ValueError(
             f"{name} must have shape {letters} = {_shape(expected)}, "
             f"got {_shape(array.shape)}"
@@ -127,6 +134,16 @@ def as_size(name: str, value: Any) -> int:
     if size < 1 or isinstance(value, (bool, np.bool_)):
         raise ValueError(f"{name} must be at least 1, got {value!r}")
     return size
+
+
+def as_fraction(name: str, value: Any) -> float:
+    """Return value as a float from 0 to below 1."""
+    if not isinstance(value, SupportsFloat) or isinstance(value, str):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    number = float(value)
+    if not 0 <= number < 1:
+        raise ValueError(f"{name} must be from 0 to below 1, got {value!r}")
+    return number
 
 
 def as_positive(name: str, value: Any) -> float:

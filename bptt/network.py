@@ -1,70 +1,50 @@
-"""A network: one recurrent layer, a readout, and a loss on it.
+"""A network: recurrent layers, a readout, and a loss on it.
 
     z[t] = sigma(x[t] W + z[t-1] V + b)        f[t] = z[t] U + c        L(f, target)
 
-The gradients are those of `bptt.backward`; what is added here is the readout and its
-mirror, the parameters' first values, and the state that a stateful network keeps.
+The gradients are those of the layers in `_stack.py`; what is added here is the readout
+and its mirror, and the state that a stateful network keeps.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
-import sys
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from bptt import initializers, losses, serialization
-from bptt._validation import as_size, check_choice, check_shape
-from bptt.activations import Activation, as_activation
-from bptt.initializers import Initializer
-from bptt.recurrence import Tape, backward, forward
+from bptt import _parameters, initializers, losses, serialization
+from bptt._parameters import Init, Shapes
+from bptt._readout import (
+    PARAMETERS,
+    NetworkGradients,
+    last_of,
+    read,
+    read_back,
+    rows_of,
+    spread,
+    targets_of,
+    with_readout,
+)
+from bptt._stack import StackGradients, StackTape, States, batch_shape
+from bptt._validation import as_size, check_choice
+from bptt._window import Window
+from bptt.activations import Activation
+from bptt.rnn import as_stack
 from bptt.serialization import ModelFileError, reading
 
 Array = NDArray[Any]
-Init = str | Initializer | Mapping[str, str | Initializer]
 
-PARAMETERS = {"W": "(I, H)", "V": "(H, H)", "b": "(H,)", "U": "(H, O)", "c": "(O,)"}
 READOUTS = ("every", "last")
 
 _FORMAT = "bptt.Network 1"
 
 
-class NetworkGradients(NamedTuple):
-    """Gradients of the loss, each of the shape of what it belongs to.
-
-    Attributes
-    ----------
-    W : ndarray of shape (I, H)
-    V : ndarray of shape (H, H)
-    b : ndarray of shape (H,)
-    U : ndarray of shape (H, O)
-    c : ndarray of shape (O,)
-    z0 : ndarray of shape (B, H) or (H,)
-    x : ndarray of shape (T, B, I) or (T, I), or None
-        None where it was not wanted, or where x holds token ids.
-    """
-
-    W: Array
-    V: Array
-    b: Array
-    U: Array
-    c: Array
-    z0: Array
-    x: Array | None
-
-    @property
-    def params(self) -> dict[str, Array]:
-        """The gradients of the parameters alone, by name, for an optimizer."""
-        return {name: getattr(self, name) for name in PARAMETERS}
-
-
 class Network:
-    """A recurrent layer with a readout and a loss.
+    """Recurrent layers with a readout and a loss.
 
     Parameters
     ----------
@@ -72,6 +52,12 @@ class Network:
         I, H and O.
     activation : str or Activation, default "tanh"
         The function sigma.
+    num_layers : int, default 1
+        Layers, as in `bptt.RNN`.
+    bidirectional : bool, default False
+        Whether each also reads from the end; U is then (2 H, O).
+    dropout : float, default 0.0
+        Between layers, where gradients are taken.
     loss : {"cross_entropy", "squared_error", "binary_cross_entropy"}
         The loss on the readout f, see `bptt.losses`.
     readout : {"every", "last"}, default "every"
@@ -79,9 +65,11 @@ class Network:
     init : str, callable, or dict of them, default "uniform"
         The first values: for V, or for each parameter by its letter. The others are
         drawn from U(-1/sqrt(H), 1/sqrt(H)), and b and c are 0. See
-        `bptt.initializers`, whose `get` binds parameters.
+        `bptt.initializers`, whose `get` binds parameters. A letter stands for that
+        parameter of every layer.
     stateful : bool, default False
-        Whether a call starts in the state in which the last one ended.
+        Whether a call starts in the state in which the last one ended. There is no
+        such thing for a bidirectional network, which reads from the end too.
     seed : int or numpy.random.Generator, optional
         Where the first values come from.
     dtype : float32 or float64, default float32
@@ -90,10 +78,11 @@ class Network:
     Attributes
     ----------
     params : dict of ndarray
-        W (I, H), V (H, H), b (H,), U (H, O), c (O,). Write into the arrays to change
-        them.
+        W (I, H), V (H, H), b (H,), U (H, O), c (O,), and those of more layers under
+        the names of `bptt.RNN`. Write into the arrays to change them.
     state : ndarray of shape (B, H) or (H,), or None
-        Where the next call of a stateful network starts; None is 0.
+        Where the next call of a stateful network starts; None is 0. With several
+        layers, (num_layers, B, H) or (num_layers, H).
     metadata : dict
         What else is to be saved with the network; must be expressible in JSON.
 
@@ -119,6 +108,9 @@ class Network:
         hidden_size: int,
         output_size: int,
         *,
+        num_layers: int = 1,
+        bidirectional: bool = False,
+        dropout: float = 0.0,
         activation: str | Activation = "tanh",
         loss: str = "cross_entropy",
         readout: str = "every",
@@ -127,19 +119,40 @@ class Network:
         seed: initializers.Seed = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        self.input_size = as_size("input_size", input_size)
-        self.hidden_size = as_size("hidden_size", hidden_size)
-        self.output_size = as_size("output_size", output_size)
-        self.activation = as_activation(activation)
         losses.get(loss)
         self.loss = loss
         check_choice("readout", readout, READOUTS)
         self.readout = readout
         self.stateful = bool(stateful)
-        self.dtype = initializers.as_float(dtype)
+        if stateful and bidirectional:
+            raise ValueError(
+                "stateful must be False for a bidirectional network, which reads "
+                "from the end too, got True"
+            )
         self.state: Array | None = None
         self.metadata: dict[str, Any] = {}
-        self.params = self._initial(init, seed)
+        self.output_size = as_size("output_size", output_size)
+        self.stack = as_stack(
+            input_size,
+            hidden_size,
+            num_layers,
+            bidirectional,
+            dropout,
+            activation,
+            True,
+            dtype,
+        )
+        self.input_size = self.stack.input_size
+        self.hidden_size = self.stack.hidden_size
+        self.activation, self.dtype = self.stack.activation, self.stack.dtype
+        shapes = self._shapes()
+        self.params = _parameters.draw(
+            shapes,
+            _parameters.chosen(init, shapes),
+            self.hidden_size,
+            initializers.as_generator(seed),
+            self.dtype,
+        )
 
     def loss_and_gradients(
         self,
@@ -147,8 +160,11 @@ class Network:
         target: ArrayLike,
         z0: ArrayLike | None = None,
         *,
+        lengths: ArrayLike | None = None,
+        resets: ArrayLike | None = None,
         need_x_grad: bool = False,
-    ) -> tuple[float, NetworkGradients]:
+        seed: initializers.Seed = None,
+    ) -> tuple[float, NetworkGradients | StackGradients]:
         """Return the loss and all its gradients.
 
         Parameters
@@ -160,44 +176,70 @@ class Network:
             cross_entropy, else numbers of shape (T, B, O); without T where the readout
             is "last", without B for one sequence.
         z0 : array_like of shape (B, H) or (H,), optional
-            Initial state; the default is 0, or the kept state of a stateful network.
+            Initial state, of the shape of `state`, or (L, B, H) as in `RNN.forward`;
+            the default is 0, or the kept state of a stateful network.
+        lengths, resets : array_like, optional
+            As in `RNN.forward`. The loss is the mean over the steps that are no
+            padding, and the last state is each sequence's own.
         need_x_grad : bool, default False
             Whether to compute the gradient with respect to x.
+        seed : int or numpy.random.Generator, optional
+            Where dropout comes from.
 
         Returns
         -------
         loss : float
-        grads : NetworkGradients
-            The fields W, V, b, U, c, z0, x.
+        grads : NetworkGradients, or StackGradients where there are several layers
+            The fields W, V, b, U, c, z0, x; or params, z0, x.
 
         Raises
         ------
         TypeError, ValueError
             As in `bptt.forward` and in the loss.
         """
-        z, tape = self._forward(x, z0)
-        # 1. f = z U + c
+        generator = initializers.as_generator(seed) if self.stack.dropout else None
+        z, tape = self._forward(x, self._start(x, z0), lengths, resets, generator)
         rows = self._rows(z, tape)
-        f = self._read(rows)
-        # 2. L(f, target)
-        loss, df = losses.TABLE[self.loss](f, target)
-
-        # 2. forward was L(f, target), which gave df; 1. forward was f = z U + c, so now
-        df_rows = df.reshape(-1, self.output_size)
-        dU = rows.reshape(-1, self.hidden_size).T @ df_rows
-        dc = df_rows.sum(axis=0)
-        dz = (df_rows @ self.params["U"].T).reshape(rows.shape)
+        target = targets_of(tape, self.readout, target)
+        loss, dU, dc, drows = read_back(self.params, rows, self.loss, target)
         if self.readout == "last":
-            grads = backward(tape, dz_last=dz, need_x_grad=need_x_grad)
+            dz, dz_last = None, last_of(tape, self.stack.directions, drows)
         else:
-            grads = backward(tape, dz, need_x_grad=need_x_grad)
-        self._keep(tape)
-        assert grads.b is not None
-        return loss, NetworkGradients(
-            grads.W, grads.V, grads.b, dU, dc, grads.z0, grads.x
-        )
+            dz, dz_last = spread(tape, drows), None
+        grads = self.stack.backward(tape, dz, dz_last, need_x_grad=need_x_grad)
+        self._keep(tape.z_last)
+        return loss, with_readout(grads, dU, dc)
 
-    def predict(self, x: ArrayLike, z0: ArrayLike | None = None) -> Array:
+    def initial_states(self, x: ArrayLike) -> States:
+        """Return where a walk starts: where `predict` does without z0."""
+        return self.stack.states(x, self._start(x, None))
+
+    def learn_piece(
+        self,
+        window: Window,
+        x: ArrayLike,
+        target: ArrayLike,
+        *,
+        seed: initializers.Seed = None,
+    ) -> tuple[float, NetworkGradients | StackGradients]:
+        """Return the loss of the next piece of a walk, and gradients of its window."""
+        generator = initializers.as_generator(seed) if self.stack.dropout else None
+        self._check()
+        rows = window.forward(self.params, x, generator)
+        loss, dU, dc, drows = read_back(self.params, rows, self.loss, target)
+        grads = window.backward(drows)
+        assert isinstance(window.state, np.ndarray)
+        self._keep(window.state)
+        return loss, with_readout(grads, dU, dc)
+
+    def predict(
+        self,
+        x: ArrayLike,
+        z0: ArrayLike | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+        resets: ArrayLike | None = None,
+    ) -> Array:
         """Return the readout f = z U + c: predictions, or logits of the classes.
 
         Parameters
@@ -206,24 +248,33 @@ class Network:
             The input, time first, or token ids from 0 to I - 1.
         z0 : array_like of shape (B, H) or (H,), optional
             Initial state; the default is 0, or the kept state of a stateful network.
+        lengths, resets : array_like, optional
+            As in `RNN.forward`.
 
         Returns
         -------
         f : ndarray of shape (T, B, O), (B, O), (T, O) or (O,)
-            Without T where the readout is "last", without B for one sequence.
+            Without T where the readout is "last", without B for one sequence. 0 in the
+            padding.
 
         Raises
         ------
         TypeError, ValueError
             As in `bptt.forward`.
         """
-        z, tape = self._forward(x, z0)
-        f = self._read(self._rows(z, tape))
-        self._keep(tape)
-        return f
+        z, tape = self._forward(x, self._start(x, z0), lengths, resets)
+        f = read(self.params, self._rows(z, tape))
+        self._keep(tape.z_last)
+        return f if self.readout == "last" else spread(tape, f)
 
     def evaluate(
-        self, x: ArrayLike, target: ArrayLike, z0: ArrayLike | None = None
+        self,
+        x: ArrayLike,
+        target: ArrayLike,
+        z0: ArrayLike | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+        resets: ArrayLike | None = None,
     ) -> float:
         """Return the loss alone, starting in z0, by default 0.
 
@@ -231,16 +282,16 @@ class Network:
 
         Parameters
         ----------
-        x, target, z0 : array_like
+        x, target, z0, lengths, resets : array_like
             As in `loss_and_gradients`.
 
         Returns
         -------
         float
         """
-        self._check(self.params)
-        z, tape = forward(x, *self._layer(), z0, activation=self.activation)
-        loss, _ = losses.TABLE[self.loss](self._read(self._rows(z, tape)), target)
+        z, tape = self._forward(x, z0, lengths, resets)
+        f = read(self.params, self._rows(z, tape))
+        loss, _ = losses.TABLE[self.loss](f, targets_of(tape, self.readout, target))
         return loss
 
     def reset(self) -> None:
@@ -267,8 +318,8 @@ class Network:
 
     def contents(self) -> tuple[dict[str, Array], dict[str, str]]:
         """Return the arrays and the metadata that make a file of this network."""
-        self._check(self.params)
-        config = {
+        self._check()
+        config: dict[str, Any] = {
             "sizes": [self.input_size, self.hidden_size, self.output_size],
             "activation": self.activation.__reduce__()[1],
             "loss": self.loss,
@@ -276,6 +327,11 @@ class Network:
             "stateful": self.stateful,
             "dtype": self.dtype.name,
         }
+        # The file of a single layer is what it was before there were more.
+        if self.stack.cells > 1:
+            config["num_layers"] = self.stack.num_layers
+            config["bidirectional"] = self.stack.directions == 2
+            config["dropout"] = self.stack.dropout
         return dict(self.params), {
             "format": _FORMAT,
             "network": json.dumps(config),
@@ -300,7 +356,7 @@ class Network:
             network = cls(
                 *config.pop("sizes"),
                 activation=Activation(*config.pop("activation")),
-                init={name: _taken(arrays[name]) for name in PARAMETERS},
+                init=_parameters.saved(arrays, PARAMETERS),
                 **config,
             )
             network.metadata = json.loads(metadata["metadata"])
@@ -309,92 +365,56 @@ class Network:
         return network
 
     def __repr__(self) -> str:
+        layers = "".join(f", {part}" for part in self.stack.parts())
         return (
             f"Network(I={self.input_size}, H={self.hidden_size}, "
-            f"O={self.output_size}, {self.activation.name}, {self.loss}, "
+            f"O={self.output_size}{layers}, {self.activation.name}, {self.loss}, "
             f"readout={self.readout!r}, {self.dtype})"
         )
 
-    def _initial(self, init: Init, seed: initializers.Seed) -> dict[str, Array]:
-        """Return new parameters, drawn in the order of PARAMETERS."""
-        shapes = self._shapes()
-        for name, shape in shapes.items():
-            if math.prod(shape) * self.dtype.itemsize > sys.maxsize:
-                raise ValueError(
-                    "input_size, hidden_size and output_size must make arrays of less "
-                    f"than 2**63 bytes, got {name} {PARAMETERS[name]} = {shape}"
-                )
-        uniform = initializers.get("uniform", limit=1 / math.sqrt(self.hidden_size))
-        chosen: dict[str, Any] = dict.fromkeys("WVU", uniform)
-        chosen.update({"b": "zeros", "c": "zeros"})
-        chosen.update(init if isinstance(init, Mapping) else {"V": init})
-        for name in chosen:
-            check_choice("a key of init", name, tuple(PARAMETERS))
-        rng = initializers.as_generator(seed)
-        params = {
-            name: initializers.get(chosen[name])(shape, seed=rng, dtype=self.dtype)
-            for name, shape in shapes.items()
-        }
-        self._check(params)
-        return params
+    def _shapes(self) -> Shapes:
+        width, O = self.stack.width, self.output_size
+        letters = "(H, O)" if self.stack.directions == 1 else "(2 H, O)"
+        readout = {"U": (letters, (width, O)), "c": ("(O,)", (O,))}
+        return {**self.stack.shapes(), **readout}
 
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
-        I, H, O = self.input_size, self.hidden_size, self.output_size
-        return {"W": (I, H), "V": (H, H), "b": (H,), "U": (H, O), "c": (O,)}
-
-    def _check(self, params: Mapping[str, Any]) -> None:
+    def _check(self) -> None:
         """Refuse parameters that are none of this network; anyone may replace them."""
-        for name, shape in self._shapes().items():
-            p = params.get(name)
-            if not isinstance(p, np.ndarray):
-                raise TypeError(f"{name} must be an array, got {type(p).__name__}")
-            check_shape(name, p, PARAMETERS[name], shape)
-            if p.dtype != self.dtype:
-                raise TypeError(f"{name} must have dtype {self.dtype}, got {p.dtype}")
+        _parameters.check(self.params, self._shapes(), self.dtype)
 
-    def _layer(self) -> tuple[Array, Array, Array]:
-        return self.params["W"], self.params["V"], self.params["b"]
+    def _start(self, x: ArrayLike, z0: ArrayLike | None) -> ArrayLike | None:
+        """Return the initial state: z0, or the kept one of a stateful network."""
+        if z0 is not None or not self.stateful or self.state is None:
+            return z0
+        kept = self.state.shape[self.stack.cells > 1 : -1]
+        if (B := batch_shape(x)) != kept:
+            raise ValueError(
+                f"x must have as many sequences as the state, {kept}, "
+                f"got {B}; reset() forgets the state"
+            )
+        return self.state
 
-    def _forward(self, x: ArrayLike, z0: ArrayLike | None) -> tuple[Array, Tape]:
-        self._check(self.params)
-        if z0 is None and self.stateful and self.state is not None:
-            z0 = self.state
-            if (B := _batch_shape(x)) != z0.shape[:-1]:
-                raise ValueError(
-                    f"x must have as many sequences as the state, {z0.shape[:-1]}, "
-                    f"got {B}; reset() forgets the state"
-                )
-        return forward(x, *self._layer(), z0, activation=self.activation)
+    def _forward(
+        self,
+        x: ArrayLike,
+        z0: ArrayLike | None,
+        lengths: ArrayLike | None = None,
+        resets: ArrayLike | None = None,
+        generator: np.random.Generator | None = None,
+    ) -> tuple[Array, StackTape]:
+        self._check()
+        return self.stack.forward(
+            self.params,
+            x,
+            self.stack.states(x, z0),
+            lengths=lengths,
+            resets=resets,
+            generator=generator,
+        )
 
-    def _rows(self, z: Array, tape: Tape) -> Array:
-        """Return the states that are read: (T, B, H), (B, H), (T, H) or (H,)."""
-        return z if self.readout == "every" else _last(tape)
+    def _rows(self, z: Array, tape: StackTape) -> Array:
+        return rows_of(z, tape, self.readout, self.stack.directions)
 
-    @np.errstate(over="ignore", invalid="ignore")  # as in the layer
-    def _read(self, rows: Array) -> Array:
-        # One matrix product: NumPy would make one of each step of a 3-D array.
-        f = rows.reshape(-1, self.hidden_size) @ self.params["U"]
-        f += self.params["c"]
-        shaped: Array = f.reshape(*rows.shape[:-1], self.output_size)
-        return shaped
-
-    def _keep(self, tape: Tape) -> None:
+    def _keep(self, z_last: Array) -> None:
         if self.stateful:
-            # A copy: a view would keep the states of all steps in memory.
-            self.state = _last(tape).copy()
-
-
-def _batch_shape(x: ArrayLike) -> tuple[int, ...]:
-    """Return (B,), or () for one sequence."""
-    array = np.asarray(x)
-    return array.shape[1:] if array.dtype.kind in "iu" else array.shape[1:-1]
-
-
-def _last(tape: Tape) -> Array:
-    z: Array = tape.z[-1]
-    return z if tape.batched else z[0]
-
-
-def _taken(array: Array) -> Initializer:
-    """Return an initializer that gives a copy of this array."""
-    return lambda shape, *, seed, dtype: np.array(array)
+            self.state = z_last if self.stack.cells > 1 else z_last[0].copy()

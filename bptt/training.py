@@ -6,12 +6,10 @@ checkpoint, it ends with the bits with which it would have ended uninterrupted.
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
 import math
+import operator
 import os
-import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +19,9 @@ from numpy.typing import ArrayLike
 from bptt import _checkpoint
 from bptt._checkpoint import Run
 from bptt._interrupts import Interrupts
+from bptt._progress import Callback, Progress, bar
 from bptt._validation import as_positive, as_size
+from bptt._walk import Walk, as_batch
 from bptt.clipping import clip_norm
 from bptt.data import Batches
 from bptt.history import History, Record
@@ -30,9 +30,7 @@ from bptt.optimizers import Optimizer
 from bptt.schedules import as_number
 from bptt.serialization import check_path
 
-Callback = Callable[[Record], Any]
 Validation = tuple[ArrayLike, ArrayLike] | Callable[[Network], float]
-Progress = bool | Callable[[Record], str] | None
 T = TypeVar("T")
 
 
@@ -43,6 +41,8 @@ def train(
     optimizer: Optimizer,
     steps: int | None = None,
     epochs: int | None = None,
+    k1: int | None = None,
+    k2: int | None = None,
     clip: float | None = None,
     nonfinite: str = "raise",
     validation: Validation | None = None,
@@ -53,6 +53,7 @@ def train(
     checkpoint_every: int = 1000,
     resume: bool = False,
     progress: Progress = None,
+    seed: int = 0,
 ) -> History:
     """Train a network, in place.
 
@@ -68,6 +69,11 @@ def train(
     steps, epochs : int
         One of them: the total number of steps, or of passes over ``len(batches)``
         steps. A resumed run makes those that are left.
+    k1, k2 : int, optional
+        Truncated BPTT, see `bptt.truncation.truncated`: each batch is walked through in
+        pieces of k1 steps of time, each of which is a step of the run: an update from
+        the loss of the piece, whose gradient goes back k2 >= k1 steps, by default k1,
+        but not beyond the batch. All batches must have as many steps of time.
     clip : float, optional
         Threshold of the gradient's norm over all parameters, see `bptt.clip_norm`.
     nonfinite : {"raise", "zero", "pass"}
@@ -94,6 +100,8 @@ def train(
     progress : bool or callable, optional
         Whether to show a bar; by default where tqdm is installed and stderr is a
         terminal. A function from a `Record` to a str says what stands beside it.
+    seed : int
+        Where dropout comes from, together with the number of the step.
 
     Returns
     -------
@@ -134,6 +142,16 @@ def train(
             f"optimizer must be one of bptt.optimizers, as Adam(), got {optimizer!r}"
         )
     batch_of, epoch = _as_batches(batches)
+    walk = None
+    if k1 is not None:
+        state = network.state
+        try:
+            batch_of = walk = Walk(network, batch_of, k1, k2)
+        finally:
+            network.state = state
+        epoch = epoch and epoch * walk.pieces
+    elif k2 is not None:
+        raise ValueError(f"k2 needs k1, the steps between two updates, got {k2} alone")
     if validate_every is None:
         validate_every = epoch if epoch and epoch > 1 else 100
     if patience is not None and validation is None:
@@ -141,7 +159,7 @@ def train(
     if resume and checkpoint is None:
         raise ValueError("resume needs the name of a checkpoint, got None")
     trainer = _Trainer(
-        run=Run(network, optimizer),
+        run=Run(network, optimizer, walk),
         batch_of=batch_of,
         epoch=epoch,
         total=_total_steps(steps, epochs, epoch),
@@ -153,6 +171,7 @@ def train(
         callbacks=_as_callbacks(callbacks),
         path=None if checkpoint is None else check_path("checkpoint", checkpoint),
         checkpoint_every=as_size("checkpoint_every", checkpoint_every),
+        seed=_as_seed(seed),
     )
     return trainer.train(resume, progress)
 
@@ -175,6 +194,7 @@ class _Trainer:
         callbacks: tuple[Callback, ...],
         path: Path | None,
         checkpoint_every: int,
+        seed: int,
     ) -> None:
         self.run = run
         self.batch_of = batch_of
@@ -188,6 +208,7 @@ class _Trainer:
         self.callbacks = callbacks
         self.path = path
         self.checkpoint_every = checkpoint_every
+        self.seed = seed
         self.interrupts = Interrupts()
 
     def train(self, resume: bool, progress: Progress) -> History:
@@ -197,7 +218,7 @@ class _Trainer:
             _checkpoint.restore(self.path, run, best=self.patience is not None)
         run.state = run.network.state
         start = len(run.history.records)
-        with self.interrupts, _bar(progress, self.total, start) as show:
+        with self.interrupts, bar(progress, self.total, start) as show:
             try:
                 run.history.stopped = self._loop(show)
                 if self.patience is not None:
@@ -234,19 +255,29 @@ class _Trainer:
     def _step(self, step: int) -> Record:
         """Make one step, entirely or not at all."""
         run, network, optimizer = self.run, self.run.network, self.run.optimizer
-        x, target = _as_batch(step, self._ask(self.batch_of, step))
+        x, target = as_batch(step, self._ask(self.batch_of, step))
         if self.epoch and step % self.epoch == 0:
             network.reset()
         before = network.state
-        loss, grads = network.loss_and_gradients(x, target)
+        seed = [self.seed, step]
+        if run.walk is None:
+            loss, grads = network.loss_and_gradients(x, target, seed=seed)
+        else:
+            loss, grads = run.walk.loss_and_gradients(step, x, target, seed)
         clipped, norm = clip_norm(grads.params, self.clip, nonfinite=self.nonfinite)
-        if network.state is not None and not math.isfinite(norm):
+        if not math.isfinite(norm):
             # Or its NaN would be in all steps that follow.
-            network.state = np.zeros_like(network.state) if before is None else before
+            if network.state is not None:
+                zeros = np.zeros_like(network.state)
+                network.state = zeros if before is None else before
+            if run.walk is not None:
+                run.walk.forget()
         with self.interrupts.held():
             rate = optimizer.rate
             optimizer.update(network.params, clipped)
             run.state = network.state
+            if run.walk is not None and self.path is not None:
+                run.window = run.walk.arrays()
             return run.history.add(loss, norm, norm > self.clip, rate)
 
     def _ask(self, function: Callable[..., T], *args: Any) -> T:
@@ -295,15 +326,6 @@ def _as_batches(
     return batches, len(batches) if hasattr(batches, "__len__") else None
 
 
-def _as_batch(step: int, batch: Any) -> tuple[ArrayLike, ArrayLike]:
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-        came = type(batch).__name__
-        if isinstance(batch, (tuple, list)):
-            came += f" of {len(batch)}"
-        raise TypeError(f"batches({step}) must return (x, target), got {came}")
-    return batch[0], batch[1]
-
-
 def _as_callbacks(callbacks: Iterable[Callback]) -> tuple[Callback, ...]:
     if not isinstance(callbacks, Iterable):
         raise TypeError(f"callbacks must be a list of functions, got {callbacks!r}")
@@ -342,33 +364,11 @@ def _as_validation(
     return lambda network: network.evaluate(x, target)
 
 
-@contextlib.contextmanager
-def _bar(progress: Progress, total: int, start: int) -> Iterator[Callback]:
-    """Give what shows a record: a tqdm bar, or nothing."""
-    installed = importlib.util.find_spec("tqdm") is not None
-    # stderr is None where the process was started without one.
-    wanted = sys.stderr is not None and (
-        progress is True or (progress is not False and sys.stderr.isatty())
-    )
-    if not wanted or not (installed or progress is True):
-        yield lambda record: None
-        return
-    if not installed:
-        raise ImportError("a progress bar needs tqdm: pip install 'bptt[train]'")
-    from tqdm import tqdm
-
-    describe = progress if callable(progress) else _describe
-    with tqdm(total=total, initial=start, unit="step", file=sys.stderr) as bar:
-
-        def show(record: Record) -> None:
-            bar.set_postfix_str(describe(record), refresh=False)
-            bar.update()
-
-        yield show
-
-
-def _describe(record: Record) -> str:
-    return (
-        f"loss {record.loss:.4g}, |g| {record.norm:.3g}, "
-        f"clipped {record.clipped_fraction:.0%}"
-    )
+def _as_seed(seed: int) -> int:
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise ValueError(f"seed must be a non-negative integer, got {seed!r}")
+    return number

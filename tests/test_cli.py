@@ -221,3 +221,20 @@ def test_a_terminal_gets_a_bar(folder):
     assert b"30/30" in shown
     assert b"bits/char, |g|" in shown
     assert b"step 30 of 30" not in shown
+
+
+def test_layers(folder):
+    bptt(folder, "train", "text.txt", "-o", "m.npz", "--layers", 2, *SMALL)
+    network = Network.load(folder / "m.npz")
+    assert network.stack.num_layers == 2
+    assert network.metadata["options"]["layers"] == 2
+    out, _ = bptt(folder, "sample", "m.npz", "--length", 20)
+    assert len(out) > 20
+
+
+def test_an_option_that_a_checkpoint_lacks_had_its_default(folder, model):
+    network = Network.load(model)
+    del network.metadata["options"]["layers"]
+    network.save(folder / "old.npz")
+    _, err = bptt(folder, "train", "text.txt", "-o", "old.npz", "--resume", code=2)
+    assert err == "bptt: error: the run of old.npz is finished: nothing to resume\n"

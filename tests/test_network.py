@@ -23,6 +23,10 @@ def make(rng, **options):
     return Network(I, H, O, init=dict.fromkeys(PARAMETERS, every), **options)
 
 
+def layer(network):
+    return [network.params[name] for name in "WVb"]
+
+
 def make_batch(rng, network, batched=True, tokens=False):
     batch = (B,) if batched else ()
     x = rng.integers(0, I, (T, *batch)) if tokens else rng.normal(size=(T, *batch, I))
@@ -87,7 +91,7 @@ def test_gradients_are_exact(loss, readout, batched, tokens, rng):
 
 def forgets_the_last_readout(network, x, target, z0, **options):
     loss, grads = network.loss_and_gradients(x, target, z0, **options)
-    z, _ = bptt.forward(x, *network._layer(), z0)
+    z, _ = bptt.forward(x, *layer(network), z0)
     df = 2 * (network.predict(x, z0) - target) / target.size
     return loss, grads._replace(U=grads.U - z[-1].T @ df[-1])
 
@@ -113,7 +117,7 @@ def starts_at_zero(network, x, target, z0, **options):
 
 def truncates(network, x, target, z0, **options):
     # As if the gradient did not pass from the last step to the one before.
-    z, _ = bptt.forward(x[:-1], *network._layer(), z0)
+    z, _ = bptt.forward(x[:-1], *layer(network), z0)
     loss, whole = network.loss_and_gradients(x, target, z0, **options)
     _, last = network.loss_and_gradients(x[-1:], target[-1:], z[-1], **options)
     _, rest = network.loss_and_gradients(x[:-1], target[:-1], z0, **options)

@@ -53,43 +53,52 @@ def assert_within(actual, desired, bound, what=""):
         )
 
 
-def forward_bound(x, W, V, b, z, activation, dtype):
+def forward_bound(x, W, V, b, z, activation, dtype, xb=0.0):
     """Return the bound (T + 1, B, H) of the difference between two forward passes.
 
-    z are the states in float64; token ids must come as one-hot rows.
+    z are the states in float64; token ids must come as one-hot rows. The inputs of the
+    two may differ by xb.
     """
     eps = float(np.finfo(dtype).eps)
     x, W, V = np.float64(x), np.float64(W), np.float64(V)
     b = np.zeros(len(V)) if b is None else np.float64(b)
     K = x.shape[-1] + len(V) + 2
     bound = np.zeros_like(z)
+    carried = np.broadcast_to(xb, x.shape) @ np.abs(W)
     for t in range(1, len(z)):
         a = x[t - 1] @ W + z[t - 1] @ V + b
         magnitude = np.abs(x[t - 1]) @ np.abs(W) + np.abs(z[t - 1]) @ np.abs(V)
         da = bound[t - 1] @ np.abs(V) + (K + 2) * eps * (magnitude + np.abs(b))
+        da += carried[t - 1]
         bound[t] = _spread(activation.sigma, a, da) + eps * ACTIVATION_ULPS * (
             np.abs(z[t]) + np.finfo(dtype).smallest_normal / eps
         )
     return 2 * bound
 
 
-def backward_bound(x, W, V, b, z, activation, dz, dz_last, dtype):
+def backward_bound(
+    x, W, V, b, z, activation, dz, dz_last, dtype, xb=0.0, dzb=0.0, rows=None
+):
     """Return the bounds of the difference between two backward passes, as Gradients.
 
-    The states of the two may differ by `forward_bound`.
+    The states of the two may differ by `forward_bound`, their inputs by xb and what
+    they get as dz by dzb. A sum over time and batch may be a part of one over so many
+    rows.
     """
     eps = float(np.finfo(dtype).eps)
     tiny = float(np.finfo(dtype).smallest_normal)
     x, W, V = np.float64(x), np.float64(W), np.float64(V)
     T, B, H = len(z) - 1, z.shape[1], len(V)
-    zb = forward_bound(x, W, V, b, z, activation, dtype)
+    zb = forward_bound(x, W, V, b, z, activation, dtype, xb)
+    xb, dzb = np.broadcast_to(xb, x.shape), np.broadcast_to(dzb, (T, B, H))
+    rows = T * B if rows is None else rows
     dz = np.zeros((T, B, H)) if dz is None else np.float64(dz)
     e = np.zeros((B, H)) if dz_last is None else np.float64(dz_last)
     eb = np.zeros((B, H))
     da, dab = np.zeros((T, B, H)), np.zeros((T, B, H))
     for t in range(T, 0, -1):
         e = e + dz[t - 1]
-        eb = eb + 2 * eps * np.abs(e)
+        eb = eb + dzb[t - 1] + 2 * eps * np.abs(e)
         slope = activation.dsigma(z[t])
         # sigma' is a difference like 1 - z z: it errs by eps of 1, not of itself.
         db = _spread(activation.dsigma, z[t], zb[t]) + 4 * ACTIVATION_ULPS * eps * (
@@ -99,22 +108,20 @@ def backward_bound(x, W, V, b, z, activation, dz, dz_last, dtype):
         dab[t - 1] = np.abs(e) * db + (np.abs(slope) + db) * eb + tiny
         e = da[t - 1] @ V.T
         eb = dab[t - 1] @ np.abs(V).T + (H + 4) * eps * np.abs(da[t - 1]) @ np.abs(V).T
-    rows, rowsb = da.reshape(-1, H), dab.reshape(-1, H)
+    das, dasb = da.reshape(-1, H), dab.reshape(-1, H)
 
     def product(left, leftb):
         left, leftb = (
             np.abs(left.reshape(-1, left.shape[-1])),
             leftb.reshape(-1, left.shape[-1]),
         )
-        K = len(rows) + 4
-        return (left + leftb).T @ (rowsb + K * eps * np.abs(rows)) + leftb.T @ np.abs(
-            rows
-        )
+        each = dasb + (rows + 4) * eps * np.abs(das)
+        return (left + leftb).T @ each + leftb.T @ np.abs(das)
 
-    sums = (rowsb + (len(rows) + 4) * eps * np.abs(rows)).sum(axis=0)
+    sums = (dasb + (rows + 4) * eps * np.abs(das)).sum(axis=0)
     dx = (dab + (H + 4) * eps * np.abs(da)) @ np.abs(W).T
     bounds = Gradients(
-        W=product(x, np.zeros_like(x)),
+        W=product(x, xb),
         V=product(z[:-1], zb[:-1]),
         b=sums,
         z0=eb,

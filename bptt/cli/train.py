@@ -37,6 +37,7 @@ _Option = tuple[Callable[[str], Any], Any, str]
 OPTIONS: dict[str, _Option] = {
     "steps": (options.positive_int, 6000, "updates"),
     "hidden": (options.positive_int, 256, "units of the recurrent layer, H"),
+    "layers": (options.positive_int, 1, "recurrent layers, one on top of the other"),
     "length": (options.positive_int, 64, "steps of time in a batch, T"),
     "batch_size": (options.positive_int, 32, "streams of text read in parallel, B"),
     "learning_rate": (options.positive_float, 0.004, "of Adam, at its highest"),
@@ -46,6 +47,9 @@ OPTIONS: dict[str, _Option] = {
     "held_out": (options.fraction, 0.1, "fraction of each text to hold out"),
     "seed": (options.not_negative_int, 0, "seed of everything random"),
 }
+
+# Options that a checkpoint of before does not have: it was a run with the default.
+_LATER = {name: OPTIONS[name][1] for name in ("layers",)}
 
 # The trigram model is tuned on a tenth of its text, and predicts from the third on.
 LEAST_TRAINING, LEAST_HELD_OUT = 30, 3
@@ -231,6 +235,8 @@ def _saved_options(output: Path) -> dict[str, Any]:
 
     arrays, metadata = read(output)
     saved = Network.from_contents(output, arrays, metadata).metadata.get("options")
+    if isinstance(saved, dict):
+        saved = _LATER | saved
     if not isinstance(saved, dict) or saved.keys() != OPTIONS.keys():
         raise ModelFileError(f"{output} is not the checkpoint of a run of bptt train")
     if "optimizer" not in metadata:
@@ -244,7 +250,7 @@ def _saved_options(output: Path) -> dict[str, Any]:
             raise ModelFileError(
                 f"{output} is damaged: its option {name} is {saved[name]!r}"
             )
-    return saved
+    return {name: saved[name] for name in OPTIONS}
 
 
 def _flag(name: str) -> str:
@@ -298,6 +304,7 @@ def _network(O: int, chosen: dict[str, Any]) -> Network:
         O,
         chosen["hidden"],
         O,
+        num_layers=chosen["layers"],
         activation=chosen["activation"],
         init="orthogonal",
         stateful=True,
@@ -308,7 +315,9 @@ def _network(O: int, chosen: dict[str, Any]) -> Network:
 def _check_same(output: Path, network: Network) -> None:
     from bptt.network import Network
 
-    if Network.load(output).metadata != network.metadata:
+    saved = Network.load(output).metadata
+    saved["options"] = _LATER | saved["options"]
+    if saved != network.metadata:
         raise ValueError(f"{output} is the checkpoint of a run on another text")
 
 

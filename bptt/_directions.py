@@ -1,0 +1,152 @@
+"""The two directions of a layer: time turned round, and both walked at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bptt._forms import from_lengths
+from bptt._threads import get_num_threads, threads
+from bptt._validation import as_array
+
+Array = NDArray[Any]
+R = TypeVar("R")
+
+# Multiplications of one direction below which a thread costs more than it brings: to
+# start and end takes it 0.1 ms, in which a core does a million of them or two.
+WORTH_A_THREAD = 1e7
+# The width from which a kernel shares the columns of a step well among many threads.
+WIDE = 512
+
+
+class Reversal:
+    """The order of time for the direction that reads from the end.
+
+    Parameters
+    ----------
+    lengths : ndarray of shape (B,), optional
+        Steps of each sequence: each is turned round by itself and the padding stays
+        where it is. Without them all have the same.
+    T : int
+        Steps with the padding.
+    """
+
+    def __init__(self, lengths: Array | None = None, T: int = 0) -> None:
+        self._index: tuple[Array, Array] | None = None
+        if lengths is not None:
+            t, n = np.arange(T)[:, np.newaxis], lengths[np.newaxis]
+            self._index = np.where(t < n, n - 1 - t, t), np.arange(len(lengths))
+
+    def __call__(self, array: Array) -> Array:
+        """Return an array of shape (T, B, ...) with time turned round, if as a view.
+
+        Twice is not at all: what turns x round also turns z and gradients back.
+        """
+        return array[::-1] if self._index is None else array[self._index]
+
+    def resets(self, resets: Array) -> Array:
+        """Return the resets of the direction that reads from the end.
+
+        A reset at step t keeps t from t - 1; read from the end it is t - 1 that begins
+        anew.
+        """
+        turned = self(resets)
+        later = np.zeros_like(turned)
+        later[1:] = turned[:-1]
+        return later
+
+
+class Order:
+    """How the steps of a batch follow each other, in both directions.
+
+    Parameters
+    ----------
+    x : ndarray
+        The input, time first.
+    lengths, resets : array_like, optional
+        As in `bptt.forward`.
+
+    Attributes
+    ----------
+    valid : ndarray of shape (T, B), or None
+        Which steps are no padding, where there are lengths.
+    reversal : Reversal
+    """
+
+    def __init__(
+        self, x: Array, lengths: ArrayLike | None, resets: ArrayLike | None
+    ) -> None:
+        self.valid: Array | None = None
+        self.reversal = Reversal()
+        self._lengths = self._resets = None
+        if lengths is resets is None:
+            return
+        batched = x.ndim + (x.dtype.kind in "iu") == 3  # an id stands for a row
+        if lengths is not None:
+            self._lengths = as_array("lengths", lengths)
+        if self._lengths is not None and batched:
+            T, B = x.shape[:2]
+            counts = from_lengths(self._lengths, T, B)
+            self.valid = np.arange(T)[:, np.newaxis] < counts
+            self.reversal = Reversal(counts, T)
+        if resets is not None:
+            self._resets = as_array("resets", resets)
+            if self._resets.ndim == 1 and batched:
+                shape = (len(self._resets), x.shape[1])
+                self._resets = np.broadcast_to(self._resets[:, np.newaxis], shape)
+
+    def options(self, direction: int) -> dict[str, Any]:
+        """Return what `bptt.forward` has to be told."""
+        options = {}
+        if self._lengths is not None:
+            options["lengths"] = self._lengths
+        if self._resets is not None:
+            turned = self.reversal.resets if direction else np.asarray
+            options["resets"] = turned(self._resets)
+        return options
+
+
+def both(run: Callable[[int], R], rows: int, width: int, work: float) -> list[R]:
+    """Return [run(0), run(1)], at once where two threads are better spent so.
+
+    Parameters
+    ----------
+    run : callable
+        Computes one direction; its result does not depend on the number of threads.
+    rows, width : int
+        B and H. A call shares many rows, or columns of a wide layer, by itself.
+    work : float
+        Multiplications of one direction.
+    """
+    n = get_num_threads()
+    at_once = n > 1 and rows < 4 * n and (n == 2 or width < WIDE)
+    if not at_once or work < WORTH_A_THREAD:
+        return [run(0), run(1)]
+    results: list[R] = []
+    errors: list[BaseException] = []
+
+    def other() -> None:
+        try:
+            with threads(1):
+                results.append(run(1))
+        except BaseException as error:
+            errors.append(error)
+
+    # One thread for one call: what is kept in a pool would not survive a fork.
+    worker = threading.Thread(target=other, name="bptt-direction")
+    try:
+        worker.start()
+    except RuntimeError:  # no more threads are to be had
+        return [run(0), run(1)]
+    try:
+        with threads(1):
+            first = run(0)
+    finally:
+        worker.join()
+    if errors:
+        raise errors[0]
+    return [first, *results]

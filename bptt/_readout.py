@@ -1,0 +1,121 @@
+"""The readout f = z U + c with a loss on it, and its mirror."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bptt import losses
+from bptt._stack import StackGradients, StackTape
+from bptt._validation import as_array, check_shape
+
+Array = NDArray[Any]
+
+# Of a single layer. The names of those of several are in `RNN.params`.
+PARAMETERS = ("W", "V", "b", "U", "c")
+
+
+class NetworkGradients(NamedTuple):
+    """Gradients of the loss, each of the shape of what it belongs to.
+
+    Attributes
+    ----------
+    W : ndarray of shape (I, H)
+    V : ndarray of shape (H, H)
+    b : ndarray of shape (H,)
+    U : ndarray of shape (H, O)
+    c : ndarray of shape (O,)
+    z0 : ndarray of shape (B, H) or (H,)
+    x : ndarray of shape (T, B, I) or (T, I), or None
+        None where it was not wanted, or where x holds token ids.
+    """
+
+    W: Array
+    V: Array
+    b: Array
+    U: Array
+    c: Array
+    z0: Array
+    x: Array | None
+
+    @property
+    def params(self) -> dict[str, Array]:
+        """The gradients of the parameters alone, by name, for an optimizer."""
+        return {name: getattr(self, name) for name in PARAMETERS}
+
+
+@np.errstate(over="ignore", invalid="ignore")  # as in the layer
+def read(params: Mapping[str, Array], rows: Array) -> Array:
+    """Return f of states (..., D H)."""
+    U, c = params["U"], params["c"]
+    # One matrix product: NumPy would make one of each step of a 3-D array.
+    f = rows.reshape(-1, len(U)) @ U
+    f += c
+    shaped: Array = f.reshape(*rows.shape[:-1], len(c))
+    return shaped
+
+
+def read_back(
+    params: Mapping[str, Array], rows: Array, loss: str, target: ArrayLike
+) -> tuple[float, Array, Array, Array]:
+    """Return the loss on states (..., D H), and its gradients dU, dc and drows."""
+    U = params["U"]
+    # 1. f = z U + c
+    f = read(params, rows)
+    # 2. L(f, target)
+    value, df = losses.TABLE[loss](f, target)
+
+    # 2. forward was L(f, target), which gave df; 1. forward was f = z U + c, so now
+    df_rows = df.reshape(-1, U.shape[1])
+    dU = rows.reshape(-1, len(U)).T @ df_rows
+    dc = df_rows.sum(axis=0)
+    return value, dU, dc, (df_rows @ U.T).reshape(rows.shape)
+
+
+def rows_of(z: Array, tape: StackTape, readout: str, directions: int) -> Array:
+    """Return the states that are read.
+
+    (T, B, D H), or those of the steps that are no padding (N, D H), or where readout is
+    "last" (B, D H); without B for one sequence.
+    """
+    if readout == "every":
+        return z if tape.valid is None else z[tape.valid]
+    return np.concatenate(tape.z_last[-directions:], axis=-1)
+
+
+def targets_of(tape: StackTape, readout: str, target: ArrayLike) -> ArrayLike:
+    """Return the targets of the states that are read."""
+    if readout == "last" or tape.valid is None:
+        return target
+    target = as_array("target", target)
+    check_shape("target", target, "(T, B, ..)", tape.valid.shape, axes=2)
+    return target[tape.valid]
+
+
+def spread(tape: StackTape, rows: Array) -> Array:
+    """Return what belongs to the states that are read with T and B, 0 in padding."""
+    if tape.valid is None:
+        return rows
+    whole = np.zeros((*tape.valid.shape, *rows.shape[1:]), rows.dtype)
+    whole[tape.valid] = rows
+    return whole
+
+
+def last_of(tape: StackTape, directions: int, drows: Array) -> Array:
+    """Return dz_last of all cells (L, B, H) for gradients (B, D H) of the last."""
+    dz_last = np.zeros_like(tape.z_last)
+    dz_last[-directions:] = np.split(drows, directions, axis=-1)
+    return dz_last
+
+
+def with_readout(
+    grads: StackGradients, dU: Array, dc: Array
+) -> NetworkGradients | StackGradients:
+    """Return the gradients of layers with those of the readout."""
+    if len(grads.z0) > 1:
+        return grads._replace(params={**grads.params, "U": dU, "c": dc})
+    W, V, b = grads.params.values()
+    return NetworkGradients(W, V, b, dU, dc, grads.z0[0], grads.x)

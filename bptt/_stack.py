@@ -1,0 +1,317 @@
+"""Layers on top of each other and in both directions, made of `recurrence.py`.
+
+(a) A cell is one layer in one direction: `forward` and `backward` with parameters of
+    its own. Cells count layer by layer, the direction from the first step first.
+(b) The direction that reads from the end gets its input turned round in time, and its
+    states are turned back: one copy each way.
+(c) The next layer reads the states of both directions side by side, with dropout.
+
+Time is the first axis here, and who calls has checked the arguments.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bptt._directions import Order, both
+from bptt._parameters import Shapes
+from bptt._validation import as_array, as_real, check_shape
+from bptt.activations import Activation
+from bptt.recurrence import Gradients, Tape, backward, forward
+
+Array = NDArray[Any]
+# Initial ones of each cell.
+States = Sequence[ArrayLike] | Array | None
+Cell = tuple[Array, Array, Array | None]
+
+
+class StackGradients(NamedTuple):
+    """Gradients of the loss, each of the shape of what it belongs to.
+
+    Attributes
+    ----------
+    params : dict of ndarray
+        Those of the parameters, by name, for an optimizer.
+    z0 : ndarray of shape (L, B, H) or (L, H)
+        L counts the layers times the directions.
+    x : ndarray of the shape of x, or None
+        None where it was not wanted, or where x holds token ids.
+    """
+
+    params: dict[str, Array]
+    z0: Array
+    x: Array | None
+
+
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class StackTape:
+    """What a forward pass through the layers leaves for the backward one.
+
+    Attributes
+    ----------
+    tapes : tuple of Tape
+        One for each cell.
+    masks : tuple of ndarray or None
+        What dropout kept of the states of each layer but the last; None where it
+        dropped nothing.
+    z_last : ndarray of shape (L, B, H) or (L, H)
+        The state in which each cell ended: that of a sequence's last step, or of its
+        first in the direction that reads from the end.
+    shape : tuple of int
+        That of the states of the last layer, time first.
+    order : Order
+    """
+
+    tapes: tuple[Tape, ...]
+    masks: tuple[Array | None, ...]
+    z_last: Array
+    shape: tuple[int, ...]
+    order: Order
+
+    @property
+    def valid(self) -> Array | None:
+        """Which steps (T, B) are no padding, where there were lengths."""
+        return self.order.valid
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self.tapes)} of {self.tapes[0]!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """What layers there are; their parameters come with each call."""
+
+    input_size: int
+    hidden_size: int
+    num_layers: int
+    directions: int
+    dropout: float
+    bias: bool
+    activation: Activation
+    dtype: np.dtype[Any]
+
+    @property
+    def cells(self) -> int:
+        """How many there are: L."""
+        return self.num_layers * self.directions
+
+    @property
+    def width(self) -> int:
+        """Of the states of a layer, those of all directions: D H."""
+        return self.directions * self.hidden_size
+
+    def shapes(self) -> Shapes:
+        """Return the shape of each parameter by its name, in letters and numbers."""
+        return _shapes(self)
+
+    def parts(self) -> list[str]:
+        """Return what a name says beside the sizes, if there is more than one cell."""
+        parts = [f"num_layers={self.num_layers}"] * (self.num_layers > 1)
+        parts += ["bidirectional"] * (self.directions == 2)
+        return parts + [f"dropout={self.dropout:g}"] * (self.dropout > 0)
+
+    def as_states(self, x: Array, z0: ArrayLike) -> Array:
+        """Return initial states (L, B, H), or (L, H) of one sequence, checked."""
+        z0 = as_real("z0", z0, self.dtype)
+        axes = x.ndim + (x.dtype.kind in "iu")  # an id stands for a row
+        if axes in (2, 3):  # if not, what is wrong is x
+            letters = "(L, B, H)" if axes == 3 else "(L, H)"
+            B = x.shape[1:2] if axes == 3 else ()
+            check_shape("z0", z0, letters, (self.cells, *B, self.hidden_size))
+        return z0
+
+    def states(self, x: ArrayLike, z0: ArrayLike | None) -> States:
+        """Return initial states for `forward`; of a single cell (B, H) or (H,)."""
+        if z0 is None:
+            return None
+        return [z0] if self.cells == 1 else self.as_states(as_array("x", x), z0)
+
+    def forward(
+        self,
+        params: Mapping[str, Array],
+        x: Any,
+        z0: States = None,
+        *,
+        lengths: ArrayLike | None = None,
+        resets: ArrayLike | None = None,
+        generator: np.random.Generator | None = None,
+    ) -> tuple[Array, StackTape]:
+        """Run all layers, each cell from its z0, with dropout from a generator."""
+        x = as_array("x", x)
+        order = Order(x, lengths, resets)
+        if self.cells == 1:
+            first = None if z0 is None else z0[0]
+            cell = self._cell(params, 0)
+            options = order.options(0)
+            z, tape = forward(x, *cell, first, activation=self.activation, **options)
+            return z, StackTape((tape,), (), tape.z_last[np.newaxis], z.shape, order)
+        tapes: list[Tape] = []
+        masks: list[Array | None] = []
+        z = x
+        for layer in range(self.num_layers):
+            if layer > 0:
+                z, mask = self._drop(z, generator)
+                masks.append(mask)
+            new = self._forward_layer(params, layer, z, z0, order)
+            tapes += [tape for _, tape in new]
+            z = new[0][0]
+            if len(new) == 2:
+                z = _beside(z, order.reversal(new[1][0]))
+        z_last = np.array([tape.z_last for tape in tapes])
+        return z, StackTape(tuple(tapes), tuple(masks), z_last, z.shape, order)
+
+    def backward(
+        self,
+        tape: StackTape,
+        dz: Array | None,
+        dz_last: Array | None = None,
+        *,
+        need_x_grad: bool = True,
+    ) -> StackGradients:
+        """Run all layers backwards, from dz on the last one and dz_last on each."""
+        if self.cells == 1:
+            last = None if dz_last is None else dz_last[0]
+            one = backward(tape.tapes[0], dz, dz_last=last, need_x_grad=need_x_grad)
+            return StackGradients(_named(one, "WVb"), one.z0[np.newaxis], one.x)
+        D = self.directions
+        params: dict[str, Array] = {}
+        dz0 = np.empty_like(tape.z_last)
+        # Forward went up through the layers, so now from the last one down.
+        for layer in range(self.num_layers - 1, -1, -1):
+            cells = slice(layer * D, layer * D + D)
+            last = None if dz_last is None else dz_last[cells]
+            need = need_x_grad or layer > 0
+            new = self._backward_layer(tape, cells, dz, last, need)
+            for cell, grads in zip(range(self.cells)[cells], new, strict=True):
+                dz0[cell] = grads.z0
+                params |= _named(grads, _names(self)[cell])
+            dz = new[0].x
+            if dz is not None and D == 2:
+                assert new[1].x is not None
+                dz += tape.order.reversal(new[1].x)
+            del new, grads  # the next layer down needs as much memory
+            mask = tape.masks[layer - 1] if layer else None
+            if dz is not None and mask is not None:
+                # Forward was z <- z mask / (1 - dropout), so now
+                dz *= mask
+                dz /= 1 - self.dropout
+        return StackGradients({name: params[name] for name in self.shapes()}, dz0, dz)
+
+    def _forward_layer(
+        self,
+        params: Mapping[str, Array],
+        layer: int,
+        x: Any,
+        z0: States,
+        order: Order,
+    ) -> list[tuple[Array, Tape]]:
+        """Return the states of each direction, in its own order of time, and tapes."""
+
+        def run(d: int) -> tuple[Array, Tape]:
+            cell = layer * self.directions + d
+            return forward(
+                order.reversal(x) if d else x,
+                *self._cell(params, cell),
+                None if z0 is None else z0[cell],
+                activation=self.activation,
+                **order.options(d),
+            )
+
+        return [run(0)] if self.directions == 1 else both(run, *self._work(x, layer))
+
+    def _backward_layer(
+        self,
+        tape: StackTape,
+        cells: slice,
+        dz: Array | None,
+        dz_last: Array | None,
+        need_x_grad: bool,
+    ) -> list[Gradients]:
+        """Return the gradients of each direction, in its own order of time."""
+        H, tapes = self.hidden_size, tape.tapes[cells]
+
+        def run(d: int) -> Gradients:
+            mine = dz
+            if dz is not None and d:
+                mine = tape.order.reversal(dz[..., H:])
+            elif dz is not None and self.directions == 2:
+                mine = dz[..., :H]
+            last = None if dz_last is None else dz_last[d]
+            return backward(tapes[d], mine, dz_last=last, need_x_grad=need_x_grad)
+
+        if self.directions == 1:
+            return [run(0)]
+        T, B = tape.shape[0], tape.shape[1] if len(tape.shape) == 3 else 1
+        return both(run, B, H, 2.0 * T * B * H * (H + len(tapes[0].W)))
+
+    def _cell(self, params: Mapping[str, Array], cell: int) -> Cell:
+        W, V, b = _names(self)[cell]
+        return params[W], params[V], params[b] if self.bias else None
+
+    def _work(self, x: Array, layer: int) -> tuple[int, int, float]:
+        """Return B, H and the multiplications of one direction, as `both` wants."""
+        H, I = self.hidden_size, self.width if layer else self.input_size
+        rows = x.size if x.dtype.kind in "iu" else x.size // max(1, x.shape[-1])
+        return rows // max(1, len(x)), H, float(rows) * H * (H + I)
+
+    def _drop(
+        self, z: Array, generator: np.random.Generator | None
+    ) -> tuple[Array, Array | None]:
+        """Return the states after dropout, and which were kept."""
+        if generator is None or not self.dropout:
+            return z, None
+        # float32 whatever z is: a float64 network drops the same states.
+        mask = generator.random(z.shape, np.float32) >= self.dropout
+        kept: Array = z * mask
+        kept /= 1 - self.dropout
+        return kept, mask
+
+
+@functools.lru_cache(64)
+def _names(stack: Stack) -> list[list[str]]:
+    """Return the names of W, V and b of each cell."""
+    names = []
+    for cell in range(stack.cells):
+        layer, direction = divmod(cell, stack.directions)
+        end = (f"_l{layer}" if layer else "") + ("_reverse" if direction else "")
+        names.append([letter + end for letter in "WVb"])
+    return names
+
+
+@functools.lru_cache(64)
+def _shapes(stack: Stack) -> Shapes:
+    H = stack.hidden_size
+    shapes: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for cell, (W, V, b) in enumerate(_names(stack)):
+        first = cell < stack.directions
+        inputs = "I" if first else "H" if stack.directions == 1 else "2 H"
+        shapes[W] = f"({inputs}, H)", (stack.input_size if first else stack.width, H)
+        shapes[V] = "(H, H)", (H, H)
+        if stack.bias:
+            shapes[b] = "(H,)", (H,)
+    return shapes
+
+
+def _named(grads: Gradients, names: Sequence[str]) -> dict[str, Array]:
+    """Return the gradients of the parameters of a cell under their names."""
+    leaves = zip(names, grads[:3], strict=True)
+    return {name: leaf for name, leaf in leaves if leaf is not None}
+
+
+def _beside(left: Array, right: Array) -> Array:
+    """Return the states of two directions side by side, read-only as they were."""
+    z = np.concatenate([left, right], axis=-1)
+    z.flags.writeable = False
+    return z
+
+
+def batch_shape(x: ArrayLike) -> tuple[int, ...]:
+    """Return (B,), or () for one sequence."""
+    array = np.asarray(x)
+    return array.shape[1:] if array.dtype.kind in "iu" else array.shape[1:-1]

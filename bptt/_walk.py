@@ -1,0 +1,128 @@
+"""Training by truncated BPTT: batches are walked through in pieces, an update each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bptt import initializers
+from bptt._readout import NetworkGradients
+from bptt._stack import StackGradients, States
+from bptt._validation import as_array
+from bptt._window import Window
+from bptt.data import Batches
+from bptt.network import Network
+from bptt.truncation import as_steps
+
+Array = NDArray[Any]
+
+
+class Walk:
+    """Batches in pieces of k1 steps, and the last k2 steps of the batch at hand.
+
+    Parameters
+    ----------
+    network : Network
+        In one direction, with a loss on every step.
+    batches : callable
+        As `bptt.train` takes it; all batches must have as many steps.
+    k1, k2 : int
+        Steps between updates, and steps that one goes back.
+
+    Attributes
+    ----------
+    pieces : int
+        Of each batch.
+    """
+
+    def __init__(
+        self, network: Network, batches: Batches, k1: int, k2: int | None
+    ) -> None:
+        self.k1, self.k2 = as_steps(k1, k2)
+        if network.stack.directions == 2:
+            raise ValueError(f"k1 must be None for a bidirectional network, got {k1}")
+        if network.readout == "last":
+            raise ValueError(
+                "k1 must be None for readout='last', whose loss is on one step alone, "
+                f"got {k1}"
+            )
+        self.network, self.batches = network, batches
+        self.window = Window(network.stack, self.k2)
+        self._before: States = None
+        self._index, (self._x, self._target) = 0, self._batch(0)
+        self.steps = len(self._x)
+        self.pieces = max(1, -(-self.steps // self.k1))
+
+    def __call__(self, step: int) -> tuple[Array, Array]:
+        """Return the piece of this step."""
+        index, piece = divmod(step, self.pieces)
+        if index != self._index:
+            x, target = self._batch(index)
+            if len(x) != self.steps:
+                raise ValueError(
+                    f"batches({index}) must have T = {self.steps} steps like "
+                    f"batches(0), got {len(x)}"
+                )
+            self._index, self._x, self._target = index, x, target
+        at = slice(piece * self.k1, (piece + 1) * self.k1)
+        return self._x[at], self._target[at]
+
+    def loss_and_gradients(
+        self, step: int, x: ArrayLike, target: ArrayLike, seed: initializers.Seed
+    ) -> tuple[float, NetworkGradients | StackGradients]:
+        """Read the piece of this step, and return the loss and what k2 steps give."""
+        if step % self.pieces == 0:
+            self.window.start(self.network.initial_states(x))
+        self._before = self.window.state
+        return self.network.learn_piece(self.window, x, target, seed=seed)
+
+    def forget(self) -> None:
+        """Go on from the state before the last piece, with nothing else kept."""
+        self.window.start(self._before)
+
+    def arrays(self) -> dict[str, Array]:
+        """Return copies of all that is needed to go on."""
+        return {"k": np.array([self.k1, self.k2]), **self.window.arrays()}
+
+    def check(self, arrays: Mapping[str, Array]) -> None:
+        """Refuse what `arrays` of such a walk would not have returned.
+
+        Raises
+        ------
+        TypeError, ValueError
+            They are of another k1 or k2, or are damaged.
+        """
+        if "k" not in arrays or arrays["k"].tolist() != [self.k1, self.k2]:
+            raise ValueError(
+                f"window.k must be [{self.k1}, {self.k2}], k1 and k2 of the run that "
+                f"is resumed, got {arrays['k'].tolist() if 'k' in arrays else None}"
+            )
+        self.window.check({n: a for n, a in arrays.items() if n != "k"})
+
+    def restore(self, arrays: Mapping[str, Array]) -> None:
+        """Go on from what `arrays` returned, once it is checked."""
+        self.window.restore({n: a for n, a in arrays.items() if n != "k"})
+
+    def _batch(self, index: int) -> tuple[Array, Array]:
+        pair = self.batches(index)
+        x, target = as_batch(index, pair)
+        x, target = as_array("x", x), as_array("target", target)
+        if not x.ndim or not target.ndim or len(x) != len(target):
+            raise ValueError(
+                f"batches({index}) must have as many targets as steps, "
+                f"got shapes {x.shape} and {target.shape}"
+            )
+        return x, target
+
+
+def as_batch(step: int, batch: Any) -> tuple[ArrayLike, ArrayLike]:
+    """Return what batches returned, if it is a pair."""
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        came = type(batch).__name__
+        if isinstance(batch, (tuple, list)):
+            came += f" of {len(batch)}"
+        raise TypeError(f"batches({step}) must return (x, target), got {came}")
+    return batch[0], batch[1]

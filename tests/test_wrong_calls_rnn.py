@@ -1,0 +1,94 @@
+"""Wrong calls of stacked layers, each with the message it must give."""
+
+import numpy as np
+import pytest
+
+from bptt import RNN
+
+T, B, I, H = 7, 3, 4, 5
+x = np.ones((T, B, I), np.float32)
+single, stacked = RNN(I, H, seed=0), RNN(I, H, 2, bidirectional=True, seed=0)
+first = RNN(I, H, batch_first=True, seed=0)
+tape = stacked.forward(x)[1]
+state = stacked.torch_state()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: RNN(0, 3), "input_size must be at least 1, got 0"),
+        (lambda: RNN(2, 3, 0), "num_layers must be at least 1, got 0"),
+        (
+            lambda: RNN(2, 3, 2, dropout=1.0),
+            "dropout must be from 0 to below 1, got 1.0",
+        ),
+        (lambda: RNN(2, 3, 2, dropout="a"), "dropout must be a number, got 'a'"),
+        (
+            lambda: RNN(2, 3, dropout=0.5),
+            "dropout is between layers and needs num_layers above 1, got 0.5 with "
+            "num_layers = 1",
+        ),
+        (
+            lambda: RNN(2, 3, init={"V_l1": "zeros"}),
+            "a key of init must be one of 'W', 'V', 'b'; got 'V_l1'",
+        ),
+        (
+            lambda: stacked.forward(x, np.ones((2, B, H), np.float32)),
+            "z0 must have shape (L, B, H) = (4, 3, 5), got (2, 3, 5)",
+        ),
+        (
+            lambda: stacked.forward(x[:, 0], np.ones((4, B, H), np.float32)),
+            "z0 must have shape (L, H) = (4, 5), got (4, 3, 5)",
+        ),
+        (
+            lambda: stacked.forward(x[..., :2]),
+            "x must have shape (T, B, I) = (T, B, 4) to fit W, got (7, 3, 2)",
+        ),
+        (
+            lambda: stacked.forward(np.ones(3, np.float32), np.ones(3, np.float32)),
+            "x must have shape (T, B, I) or (T, I), got (3,)",
+        ),
+        (
+            lambda: stacked.backward("tape", x),
+            "tape must be the StackTape that RNN.forward returned, got str",
+        ),
+        (
+            lambda: stacked.backward(tape),
+            "dz or dz_last must be given: a loss needs a gradient",
+        ),
+        (
+            lambda: stacked.backward(tape, x),
+            "dz must have shape (T, B, D H) = (7, 3, 10), got (7, 3, 4)",
+        ),
+        (
+            lambda: stacked.backward(tape, dz_last=np.ones((B, H), np.float32)),
+            "dz_last must have shape (L, B, H) = (4, 3, 5), got (3, 5)",
+        ),
+        (
+            lambda: first.backward(first.forward(x)[1], np.ones((7, 4, H), "f4")),
+            "dz must have shape (B, T, D H) = (7, 3, 5), got (7, 4, 5)",
+        ),
+        (
+            lambda: single.load_torch_state(state),
+            "state must not have 'bias_hh_l0_reverse' for RNN(I=4, H=5, tanh, float32)",
+        ),
+        (
+            lambda: stacked.load_torch_state(single.torch_state()),
+            "state lacks 'bias_hh_l0_reverse' for RNN(I=4, H=5, num_layers=2, "
+            "bidirectional, tanh, float32)",
+        ),
+        (
+            lambda: stacked.load_torch_state(state | {"weight_ih_l1": np.eye(5)}),
+            "weight_ih_l1 must have dtype float32 like the other arrays, got float64; "
+            "pass weight_ih_l1.astype(np.float32)",
+        ),
+        (
+            lambda: stacked.load_torch_state(state | {"weight_ih_l1": x[0]}),
+            "weight_ih_l1 must have shape (H, I) = (5, 10), got (3, 4)",
+        ),
+    ],
+)
+def test_a_wrong_call_says_what_is_wrong(call, message):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        call()
+    assert str(caught.value) == message
