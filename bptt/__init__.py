@@ -20,7 +20,20 @@ from bptt.clipping import clip_norm, clip_value
 from bptt.recurrence import Gradients, Tape, backward, forward
 
 if TYPE_CHECKING:
-    from bptt import data, initializers, losses, optimizers, schedules
+    from bptt import data as data
+    from bptt import flow as flow
+    from bptt import initializers as initializers
+    from bptt import losses as losses
+    from bptt import optimizers as optimizers
+    from bptt import schedules as schedules
+    from bptt.flow import (
+        gradient_flow,
+        jacobian,
+        jacobian_product,
+        jvp,
+        lyapunov_exponents,
+        vjp,
+    )
     from bptt.network import Network
     from bptt.training import train
 
@@ -32,24 +45,32 @@ __all__ = [
     "backward",
     "clip_norm",
     "clip_value",
-    "data",
     "forward",
     "get_num_threads",
-    "initializers",
-    "losses",
-    "optimizers",
-    "schedules",
+    "gradient_flow",
+    "jacobian",
+    "jacobian_product",
+    "jvp",
+    "lyapunov_exponents",
     "set_num_threads",
     "show_config",
     "threads",
     "train",
+    "vjp",
 ]
 
 # What the functional core does not need is imported when it is first asked for.
 _LAZY = {
     "Network": ("bptt.network", "Network"),
     "train": ("bptt.training", "train"),
+    "gradient_flow": ("bptt.flow", "gradient_flow"),
+    "jacobian": ("bptt.flow", "jacobian"),
+    "jacobian_product": ("bptt.flow", "jacobian_product"),
+    "jvp": ("bptt.flow", "jvp"),
+    "lyapunov_exponents": ("bptt.flow", "lyapunov_exponents"),
+    "vjp": ("bptt.flow", "vjp"),
     "data": ("bptt.data", None),
+    "flow": ("bptt.flow", None),
     "initializers": ("bptt.initializers", None),
     "losses": ("bptt.losses", None),
     "optimizers": ("bptt.optimizers", None),

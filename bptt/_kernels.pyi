@@ -30,5 +30,24 @@ def backward(
     dz0: _Array,
     dx: _Array | None,
 ) -> None: ...
+def jvp(
+    x: _Array,
+    W: _Array,
+    V: _Array,
+    z: _Array,
+    activation: Activation,
+    dx: _Array | None,
+    dW: _Array | None,
+    dV: _Array | None,
+    db: _Array | None,
+    dz: _Array,
+) -> None: ...
+def lyapunov(
+    V: _Array,
+    z: _Array,
+    activation: Activation,
+    Q: _Array,
+    logs: _Array,
+) -> None: ...
 def config() -> dict[str, str]: ...
 def supported_isas() -> list[str]: ...

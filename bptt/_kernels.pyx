@@ -18,6 +18,8 @@ from libc.string cimport memset
 import os
 import threading
 
+import numpy as np
+
 from bptt import _threads
 
 # How often, in seconds, Python may handle its signals.
@@ -494,3 +496,6 @@ cdef void backward_products(
         k.gemm(share_gemm(R, I, P, k.tile_rows, tid, n), I, H, da, panel,
                l.packed_W, NULL, at(l, l.dx, t0 * B * I), I)
     meet(l, tid, n)
+
+
+include "_tangents.pxi"

@@ -29,7 +29,8 @@ def functions(module):
     return {
         name: getattr(module, name)
         for name in vars(module)
-        if callable(getattr(module, name)) and name in ("forward", "backward")
+        if callable(getattr(module, name))
+        and name in ("forward", "backward", "jvp", "lyapunov")
     }
 
 

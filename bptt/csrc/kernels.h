@@ -59,6 +59,8 @@ typedef struct bptt_cell {
         void (*scatter)(ptrdiff_t p0, ptrdiff_t p1, ptrdiff_t H, ptrdiff_t R,         \
                         const ptrdiff_t *ids, const real *da, ptrdiff_t da_panel,     \
                         real *dW);                                                    \
+        void (*orthonormalise)(ptrdiff_t k, ptrdiff_t H, real *Q, ptrdiff_t stride,   \
+                               real *work, double *logs);                             \
     } bptt_kernels_##F;
 
 BPTT_DECLARE(float, f32)
