@@ -16,7 +16,7 @@ LEVELS = [
     {"_kernels", "_reference"},
     {"_backend"},
     {"clipping", "recurrence"},
-    {"initializers", "losses", "schedules"},
+    {"flow", "initializers", "losses", "schedules"},
     {"optimizers", "serialization"},
     {"network"},
     {"_checkpoint", "_interrupts", "data", "history"},
