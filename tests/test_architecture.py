@@ -21,6 +21,7 @@ LEVELS = [
     {"network"},
     {"_checkpoint", "_interrupts", "data", "history"},
     {"training"},
+    {"plots"},
     {"bench"},
     {"cli"},
 ]
