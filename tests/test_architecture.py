@@ -19,7 +19,7 @@ LEVELS = [
     {"flow", "initializers", "losses", "schedules"},
     {"optimizers", "serialization"},
     {"network"},
-    {"_checkpoint", "_interrupts", "data", "history"},
+    {"_checkpoint", "_interrupts", "data", "history", "network_flow"},
     {"training"},
     {"plots"},
     {"bench"},
