@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from bptt import flow as flows
 from bptt.flow import cliff
 from bptt.flow.gradients import GradientFlow
-from bptt.recurrence import Tape
+from bptt.recurrence import Tape, forward
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -139,7 +139,7 @@ def singular_values(
     matplotlib.axes.Axes
     """
     T, H = len(tape.x), len(tape.V)
-    tape = _first_sequence(tape)
+    tape = last_steps(tape, T)
     gaps = np.unique(np.geomspace(1, T, points).round().astype(int))
     k = min(k, H)
     values = np.array(
@@ -147,7 +147,7 @@ def singular_values(
             flows.log_singular_values(tape, T, T - int(gap), k, iterations=8)
             for gap in gaps
         ]
-    ) / np.log(10)
+    ).reshape(len(gaps), k) / np.log(10)
     ax = _axes(ax)
     for j, colour in zip(range(k), _cycle(), strict=False):
         ax.plot(gaps, _drawn(values[:, j]), color=colour, marker=".", label=f"s{j + 1}")
@@ -318,7 +318,17 @@ def _drawn(values: Array) -> Array:
     return np.where(np.isfinite(values), values, np.nan)
 
 
-def _first_sequence(tape: Tape) -> Tape:
-    x, z = np.ascontiguousarray(tape.x[:, :1]), np.ascontiguousarray(tape.z[:, :1])
-    x.flags.writeable = False
-    return Tape(x, tape.W, tape.V, tape.b, z, tape.activation, False)
+def last_steps(tape: Tape, steps: int) -> Tape:
+    """Return the tape of a run's last steps, of its first sequence."""
+    start = max(0, len(tape.x) - steps)
+    x = tape.x[start:, :1]
+    z, part = forward(
+        x if x.ndim == 3 else x[:, 0],
+        tape.W,
+        tape.V,
+        tape.b,
+        tape.z[start, :1] if x.ndim == 3 else tape.z[start, 0],
+        activation=tape.activation,
+    )
+    del z
+    return part

@@ -19,16 +19,16 @@ tape of `bptt.forward` and computes with that product:
 """
 
 from bptt.flow.exponents import LyapunovSpectrum, lyapunov_exponents
-from bptt.flow.gradients import GradientFlow, gradient_flow
+from bptt.flow.gradients import GradientFlow, gradient_flow, horizon
 from bptt.flow.jacobians import (
     Growth,
     ScaledProduct,
     jacobian,
     jacobian_product,
     log_singular_values,
-    product_norms,
     split_growth,
 )
+from bptt.flow.norms import product_norms
 from bptt.flow.regulariser import omega
 from bptt.flow.rtrl import RTRL
 from bptt.flow.tangents import jvp, vjp
@@ -40,6 +40,7 @@ __all__ = [
     "LyapunovSpectrum",
     "ScaledProduct",
     "gradient_flow",
+    "horizon",
     "jacobian",
     "jacobian_product",
     "jvp",

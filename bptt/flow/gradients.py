@@ -77,8 +77,7 @@ class GradientFlow:
     @property
     def horizon(self) -> float:
         """Steps until a gradient has fallen to 1 %."""
-        below = np.flatnonzero(self.log10_decay <= math.log10(HORIZON))
-        return float(below[0]) if len(below) else math.inf
+        return _horizon(self.log10_decay)
 
     @property
     def growth(self) -> Array:
@@ -176,16 +175,7 @@ def gradient_flow(
     >>> flow.kind, flow.horizon
     ('vanishing', 7.0)
     """
-    tape = as_tape(tape)
-    every, last = as_loss(tape, dz, dz_last)
-    T, B, I, H = sizes(tape)
-    if T == 0 or B == 0:
-        raise ValueError(f"tape must have a step and a sequence, got T={T}, B={B}")
-    injected = np.zeros((T, B, H)) if every is None else every.copy()
-    if last is not None:
-        injected[-1] += last
-    if not injected.any():
-        raise ValueError("dz must not be 0 everywhere: the loss has no gradient")
+    injected = _injected(as_tape(tape), dz, dz_last)
     V = tape.V.astype(np.float64)
     radius = largest = math.nan
     if np.isfinite(V).all():
@@ -201,9 +191,59 @@ def gradient_flow(
         spectral_radius=radius,
         largest_singular_value=largest,
         gamma=tape.activation.gamma,
-        sizes=(T, B, I, H),
+        sizes=sizes(tape),
         activation=tape.activation.name,
     )
+
+
+def horizon(
+    tape: Tape, dz: ArrayLike | None = None, *, dz_last: ArrayLike | None = None
+) -> float:
+    """Return the horizon alone: steps until a gradient has fallen to 1 %.
+
+    Parameters
+    ----------
+    tape, dz, dz_last
+        As in `gradient_flow`.
+
+    Returns
+    -------
+    float
+        Infinity where it does not within T.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `gradient_flow`.
+
+    Examples
+    --------
+    >>> import numpy as np, bptt
+    >>> x, W, V = np.zeros((30, 1)), np.ones((1, 2)), 0.5 * np.eye(2)
+    >>> horizon(bptt.forward(x, W, V)[1], dz_last=np.ones(2))
+    7.0
+    """
+    injected = _injected(as_tape(tape), dz, dz_last)
+    return _horizon(_decay(tape, tape.V.astype(np.float64), injected))
+
+
+def _horizon(log10_decay: Array) -> float:
+    below = np.flatnonzero(log10_decay <= math.log10(HORIZON))
+    return float(below[0]) if len(below) else math.inf
+
+
+def _injected(tape: Tape, dz: ArrayLike | None, dz_last: ArrayLike | None) -> Array:
+    """Return the gradient of a loss by each state, (T, B, H)."""
+    every, last = as_loss(tape, dz, dz_last)
+    T, B, _, H = sizes(tape)
+    if T == 0 or B == 0:
+        raise ValueError(f"tape must have a step and a sequence, got T={T}, B={B}")
+    injected = np.zeros((T, B, H)) if every is None else every.copy()
+    if last is not None:
+        injected[-1] += last
+    if not injected.any():
+        raise ValueError("dz must not be 0 everywhere: the loss has no gradient")
+    return injected
 
 
 @np.errstate(all="ignore")
