@@ -322,7 +322,7 @@ def last_steps(tape: Tape, steps: int) -> Tape:
     """Return the tape of a run's last steps, of its first sequence."""
     start = max(0, len(tape.x) - steps)
     x = tape.x[start:, :1]
-    z, part = forward(
+    _, part = forward(
         x if x.ndim == 3 else x[:, 0],
         tape.W,
         tape.V,
@@ -330,5 +330,4 @@ def last_steps(tape: Tape, steps: int) -> Tape:
         tape.z[start, :1] if x.ndim == 3 else tape.z[start, 0],
         activation=tape.activation,
     )
-    del z
     return part

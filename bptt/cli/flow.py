@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -260,7 +261,8 @@ def _arrays(path: str) -> Subject | None:
     from bptt.recurrence import forward
     from bptt.serialization import reading
 
-    with reading(path), np.load(path, allow_pickle=False) as file:
+    data = io.BytesIO(Path(path).read_bytes())
+    with reading(path), np.load(data, allow_pickle=False) as file:
         if "x" not in file:
             return None
         given = {name: file[name] for name in file.files}
@@ -268,12 +270,12 @@ def _arrays(path: str) -> Subject | None:
     missing = {"W", "V"} - given.keys()
     if missing or not given.keys() <= known:
         raise ValueError(
-            f"{path} must hold x, W, V and dz or dz_last, and b, z0 or activation where "
-            f"there are any; got {', '.join(sorted(given))}"
+            f"{path} must hold x, W, V and dz or dz_last, and may hold b, z0 and "
+            f"activation, got {', '.join(sorted(given))}"
         )
     activation = str(given.pop("activation", "tanh"))
     dz, dz_last = given.pop("dz", None), given.pop("dz_last", None)
-    z, tape = forward(
+    _, tape = forward(
         given["x"],
         given["W"],
         given["V"],
@@ -281,5 +283,4 @@ def _arrays(path: str) -> Subject | None:
         given.get("z0"),
         activation=activation,
     )
-    del z
     return Subject(path, tape, dz, dz_last, {})

@@ -40,7 +40,7 @@ class GradientFlow:
     log10_decay : ndarray of shape (T + 1,)
         By gap k: of ||dl/dz[t-k]|| / ||dl/dz[t]|| for the loss l of step t alone, in
         the mean over sequences and over those of up to 8 steps t with a loss that have
-        such a gap before them.
+        such a gap before them. A gradient that is 0 is left out, unless all are.
     growth : ndarray of shape (T + 1,)
         By gap k, the factor per step: ``10**(log10_decay[k] / k)``; growth[0] is 1.
     horizon : float
@@ -326,7 +326,8 @@ def _decay(tape: Tape, V: Array, dz: Array) -> Array:
         size = _norm(active.reshape(-1, H), axis=1).reshape(-1, B)
         log = np.log10(size) + exponent[first:, np.newaxis] * math.log10(2)
         change = log - start[first:]
-        there = ~np.isnan(start[first:])
+        # One that is 0 would make the mean minus infinity; only if all are, it is.
+        there = ~np.isnan(change) & (change > -np.inf)
         gaps = anchors[first:] - t
         np.add.at(total, gaps, np.where(there, change, 0).sum(axis=1))
         np.add.at(count, gaps, there.sum(axis=1))
@@ -335,8 +336,8 @@ def _decay(tape: Tape, V: Array, dz: Array) -> Array:
             rows[first:] = ((active * slope).reshape(-1, H) @ V.T).reshape(-1, B, H)
             for a in range(first, len(anchors)):
                 rescale(rows[a][np.newaxis], exponent[a : a + 1])
-    gaps_seen = int(count.nonzero()[0].max())
-    return np.asarray(total[: gaps_seen + 1] / count[: gaps_seen + 1])
+    mean = np.where(count > 0, total / count, -np.inf)
+    return np.asarray(mean[: anchors[-1] + 1])
 
 
 def _plain(value: float) -> float | None:
