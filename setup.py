@@ -64,7 +64,7 @@ def extensions():
         "bptt._kernels",
         ["bptt/_kernels.pyx", *map(str, sorted(CSRC.glob("*.c")))],
         include_dirs=["bptt/csrc"],
-        depends=[*map(str, CSRC.glob("*.h"))],
+        depends=[*map(str, CSRC.glob("*.h")), *map(str, Path("bptt").glob("*.px[id]"))],
         define_macros=[] if DEBUG else [("NDEBUG", "1")],
     )
     return cythonize([kernels], build_dir="build", compiler_directives=DIRECTIVES)

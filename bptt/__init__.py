@@ -17,7 +17,7 @@ from bptt._backend import show_config
 from bptt._threads import get_num_threads, set_num_threads, threads
 from bptt.activations import Activation
 from bptt.clipping import clip_norm, clip_value
-from bptt.recurrence import Gradients, Tape, backward, forward
+from bptt.recurrence import ErrorFlow, Gradients, Tape, backward, forward
 
 if TYPE_CHECKING:
     from bptt import data as data
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bptt import losses as losses
     from bptt import optimizers as optimizers
     from bptt import schedules as schedules
+    from bptt import streaming as streaming
     from bptt.flow import (
         gradient_flow,
         jacobian,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Activation",
+    "ErrorFlow",
     "Gradients",
     "Network",
     "Tape",
@@ -75,6 +77,7 @@ _LAZY = {
     "losses": ("bptt.losses", None),
     "optimizers": ("bptt.optimizers", None),
     "schedules": ("bptt.schedules", None),
+    "streaming": ("bptt.streaming", None),
 }
 
 

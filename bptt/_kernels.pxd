@@ -1,8 +1,17 @@
 """What `_kernels.pyx` takes from C, and the layer its functions work on."""
 
+from libc.stdint cimport int32_t, int64_t
+
+
+cdef extern from "activation.h" nogil:
+    int IDENTITY "BPTT_IDENTITY"
+
 cdef extern from "kernels.h" nogil:
     ctypedef struct Share "bptt_share":
-        pass
+        Py_ssize_t r0, r1
+
+    ctypedef struct Flow "bptt_flow":
+        double clip_norm, clip_value, threshold
 
     ctypedef struct Cell "bptt_cell":
         Py_ssize_t B, H
@@ -16,20 +25,22 @@ cdef extern from "kernels.h" nogil:
     ctypedef struct Kernels32 "bptt_kernels_f32":
         Py_ssize_t panel, tile_rows
         kernel pack, unpack, gemm, gemm_outer, sum_rows, gather, scatter
-        kernel step_forward, step_backward, state_backward, orthonormalise
+        kernel step_forward, step_backward, state_backward, flow_backward
+        kernel orthonormalise
         Py_ssize_t (*outer_tiles)(Py_ssize_t M) noexcept nogil
 
     ctypedef struct Kernels64 "bptt_kernels_f64":
         Py_ssize_t panel, tile_rows
         kernel pack, unpack, gemm, gemm_outer, sum_rows, gather, scatter
-        kernel step_forward, step_backward, state_backward, orthonormalise
+        kernel step_forward, step_backward, state_backward, flow_backward
+        kernel orthonormalise
         Py_ssize_t (*outer_tiles)(Py_ssize_t M) noexcept nogil
 
     Py_ssize_t panels_of "bptt_panels"(Py_ssize_t N, Py_ssize_t panel)
     Py_ssize_t split "bptt_split"(Py_ssize_t size, Py_ssize_t i, Py_ssize_t n)
 
 cdef extern from "plan.h" nogil:
-    int COLUMNS "BPTT_COLUMNS", PIPELINE "BPTT_PIPELINE"
+    int ROWS "BPTT_ROWS", COLUMNS "BPTT_COLUMNS", PIPELINE "BPTT_PIPELINE"
     ctypedef struct Plan "bptt_plan":
         Py_ssize_t chunks, steps
         int threads, split
@@ -95,6 +106,26 @@ cdef struct Layer:
     void *dx                     # or NULL
     Py_ssize_t W_i, W_h, V_i, V_h, itemsize, panel
     Py_ssize_t chunk_panel, state_panel  # reals from one panel to the next
+    # The layout, see _parts.py
+    const Py_ssize_t *offsets    # (T + 1), or NULL
+    const Py_ssize_t *restarts   # (n_restarts, 3)
+    const void *starts
+    void *da_starts              # (n_restarts, H), or NULL
+    const Py_ssize_t *ends       # (n_ends, 3); dz_last is then looked up
+    Py_ssize_t n_restarts, n_ends
+    # The segment
+    Py_ssize_t steps             # of a chunk; 0 where the call is the run
+    bint add
+    const void *da_next          # (next_rows, H), or NULL
+    Py_ssize_t next_rows
+    void *da_first               # (B, H), or NULL
+    # The flow of the error
+    bint has_flow
+    Flow flow
+    double *norms                # one for each cell, or NULL, as the next two
+    int32_t *saturated
+    int64_t *dead                # (H)
+    Py_ssize_t dead_stride
     Cell cell
     Plan plan
     Barrier barrier
@@ -106,6 +137,9 @@ cdef struct Layer:
     void *packed_dV              # sums over chunks
     void *packed_dW
     void *packed_state           # forward z, backward da: of the last two steps
+    void *step_dz                # (B, H): dz[t] where sequences end
+    void *dead_now               # of a chunk, for each thread
+    int64_t *dead_sums
     bint main_thread             # where Python's signals are handled
     bint interrupted
     double watched               # when signals were last looked for

@@ -2,6 +2,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from bptt._parts import Flow, Layout, Segment
 from bptt.activations import Activation
 
 _Array = NDArray[Any]
@@ -15,6 +16,7 @@ def forward(
     b: _Array | None,
     z: _Array,
     activation: Activation,
+    layout: Layout | None = None,
 ) -> None: ...
 def backward(
     x: _Array,
@@ -29,6 +31,9 @@ def backward(
     db: _Array | None,
     dz0: _Array,
     dx: _Array | None,
+    layout: Layout | None = None,
+    segment: Segment | None = None,
+    flow: Flow | None = None,
 ) -> None: ...
 def jvp(
     x: _Array,
@@ -49,5 +54,7 @@ def lyapunov(
     Q: _Array,
     logs: _Array,
 ) -> None: ...
+def state_backward(V: _Array, da: _Array, dz: _Array) -> None: ...
+def chunk_steps(T: int, B: int, I: int, H: int, itemsize: int) -> int: ...
 def config() -> dict[str, str]: ...
 def supported_isas() -> list[str]: ...

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bptt import _reference_parts
+from bptt._parts import Flow, Layout, Segment
 from bptt.activations import Activation
 
 Array = NDArray[Any]
@@ -29,8 +31,12 @@ def forward(
     b: Array | None,  # (H)                 IN
     z: Array,  # (T + 1, B, H)              IN z[0], OUT z[1..T]
     activation: Activation,
+    layout: Layout | None = None,
 ) -> None:
     """Run the layer: z[t] = sigma(x[t] W + z[t-1] V + b)."""
+    if layout is not None:
+        _reference_parts.forward(x, W, V, b, z, activation, layout)
+        return
     T = len(x)
 
     # 1. z[t] <- x[t] W + b: a state's place holds its input until the step comes.
@@ -57,8 +63,30 @@ def backward(
     db: Array | None,  # (H)                OUT
     dz0: Array,  # (B, H)                   OUT
     dx: Array | None,  # (T, B, I)          OUT
+    layout: Layout | None = None,
+    segment: Segment | None = None,
+    flow: Flow | None = None,
 ) -> None:
     """Run the layer backwards: all gradients, from dz and dz_last."""
+    if layout is not None or segment is not None or flow is not None:
+        _reference_parts.backward(
+            x,
+            W,
+            V,
+            z,
+            activation,
+            dz,
+            dz_last,
+            dW,
+            dV,
+            db,
+            dz0,
+            dx,
+            layout or Layout(),
+            segment or Segment(1),
+            flow,
+        )
+        return
     T, H = len(x), len(V)
     da = np.empty_like(z[1:])
 
@@ -84,6 +112,21 @@ def backward(
         dW[...] = x.reshape(-1, len(W)).T @ rows
     if dx is not None:
         dx[...] = da @ W.T
+
+
+@np.errstate(all="ignore")
+def state_backward(
+    V: Array,  # (H, H)                     IN
+    da: Array,  # (R, H)                    IN
+    dz: Array,  # (R, H)                    OUT
+) -> None:
+    """Run back from steps to the states they start from: dz = da V^T."""
+    dz[...] = da @ V.T
+
+
+def chunk_steps(T: int, B: int, I: int, H: int, itemsize: int) -> int:
+    """Return how many steps the chunks of a run have, but for the last one."""
+    return max(1, min(T, 256 // max(1, B)))
 
 
 @np.errstate(all="ignore")

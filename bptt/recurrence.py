@@ -1,120 +1,61 @@
 """Forward and backward of one recurrent layer: the functional core of the package.
 
-The functions here check and allocate; the loop over time is in the backend.
+The functions here check and allocate; the loop over time is in the backend. What is not
+one plain call, of rows that all run from the first step to the last and whose states
+are all kept, is walked by `_runs.py`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bptt import _backend
-from bptt._validation import (
-    as_array,
-    as_ids,
-    as_real,
-    check_ndim,
-    check_not_empty,
-    check_shape,
+from bptt import _backend, _runs
+from bptt._forms import is_list
+from bptt._inputs import as_budget, as_cells, as_flow, as_input, as_rows, as_starts
+from bptt._tape import (
+    ErrorFlow,
+    Gradients,
+    Tape,
+    as_error_flow,
+    check_gradients,
+    new_gradients,
 )
+from bptt._validation import as_real, check_ndim, check_not_empty, check_shape
 from bptt.activations import Activation, as_activation
 
 Array = NDArray[Any]
+Dz = ArrayLike | Callable[[int, Array], ArrayLike] | None
 
-
-class Gradients(NamedTuple):
-    """Gradients of the loss, each of the shape of what it belongs to.
-
-    Attributes
-    ----------
-    W : ndarray of shape (I, H)
-    V : ndarray of shape (H, H)
-    b : ndarray of shape (H,) or None
-        None where the layer has no bias.
-    z0 : ndarray of shape (B, H) or (H,)
-    x : ndarray of shape (T, B, I) or (T, I), or None
-        None where it was not wanted, or where x holds token ids.
-    """
-
-    W: Array
-    V: Array
-    b: Array | None
-    z0: Array
-    x: Array | None
-
-
-@dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Tape:
-    """What `forward` leaves for `backward`: the arguments, and every state.
-
-    A tape refers to the arrays that were passed to `forward` and copies none that it
-    could use as it was: leave x, W and V unchanged until `backward` has run.
-
-    Attributes
-    ----------
-    x : ndarray of shape (T, B, I), or of token ids of shape (T, B)
-    W : ndarray of shape (I, H)
-    V : ndarray of shape (H, H)
-    b : ndarray of shape (H,) or None
-    z : ndarray of shape (T + 1, B, H)
-        The states, read-only; ``z[0]`` is the initial one.
-    activation : Activation
-    batched : bool
-        False where x was one sequence, without the axis B.
-    """
-
-    x: Array
-    W: Array
-    V: Array
-    b: Array | None
-    z: Array
-    activation: Activation
-    batched: bool
-
-    def __post_init__(self) -> None:
-        # The kernels trust a tape, and anyone can call this class.
-        (T, B), (I, H) = self.x.shape[:2], self.W.shape
-        ids = self.x.ndim == 2
-        if (
-            self.z.shape != (T + 1, B, H)
-            or self.V.shape != (H, H)
-            or self.x.shape != ((T, B) if ids else (T, B, I))
-            or not (self.z.flags.c_contiguous and self.x.flags.c_contiguous)
-            or not (self.W.dtype == self.V.dtype == self.z.dtype)
-            or (ids and self.x.flags.writeable)
-            or (not ids and self.x.dtype != self.z.dtype)
-        ):
-            raise ValueError(
-                "a Tape comes from forward; these parts are of no one call"
-            )
-
-    def __repr__(self) -> str:
-        (T, B), (I, H) = self.x.shape[:2], self.W.shape
-        return (
-            f"Tape(T={T}, B={B}, I={I}, H={H}, {self.z.dtype}, {self.activation.name})"
-        )
+__all__ = ["ErrorFlow", "Gradients", "Tape", "backward", "forward"]
 
 
 def forward(
-    x: ArrayLike,
+    x: Any,
     W: ArrayLike,
     V: ArrayLike,
     b: ArrayLike | None = None,
     z0: ArrayLike | None = None,
     *,
     activation: str | Activation = "tanh",
+    lengths: ArrayLike | None = None,
+    offsets: ArrayLike | None = None,
+    resets: ArrayLike | None = None,
+    memory: int | str | None = None,
+    checkpoint: int | None = None,
     out: Tape | None = None,
-) -> tuple[Array, Tape]:
+) -> tuple[Any, Tape]:
     """Run the recurrent layer z[t] = sigma(x[t] W + z[t-1] V + b) for t = 1..T.
 
     Parameters
     ----------
     x : array_like of shape (T, B, I) or (T, I), or of integers of shape (T, B) or (T,)
         The input, time first. Integers are token ids from 0 to I - 1, each of which
-        stands for the one-hot row that selects a row of W.
+        stands for the one-hot row that selects a row of W. A list of such arrays, one
+        sequence (T, I) each, is a batch of sequences of their own lengths.
     W : array_like of shape (I, H)
         Input weights, float32 or float64; all other arrays have the same dtype.
     V : array_like of shape (H, H)
@@ -125,6 +66,20 @@ def forward(
         Initial state, 0 by default.
     activation : str or Activation, default "tanh"
         The function sigma.
+    lengths : array_like of integers of shape (B,), optional
+        How many steps each sequence of x (T, B, I) has, from 0 to T; what comes after
+        is padding, and of no effect. In any order, for nothing is padded on the way.
+    offsets : array_like of integers of shape (B + 1,), optional
+        Where in x (N, I), sequence after sequence, each one begins, and the last ends.
+    resets : array_like of bool of shape (T, B), or (T,) for all, optional
+        Where True the sequence starts from its initial state at this step, and no
+        gradient goes back further. In the form of x.
+    memory : int or str, optional
+        Keep only some states, and let `backward` compute the others again: so many
+        bytes, or text like "64MB", for them, and for the workspace of the kernels.
+        ``tape.schedule`` tells what it costs; the gradients have the same bits.
+    checkpoint : int, optional
+        Keep only the states so many steps apart, rounded up to whole time chunks.
     out : Tape, optional
         The tape of an earlier call of the same T, B, H and dtype, which is not needed
         any more: its states are overwritten, so that a loop allocates nothing.
@@ -132,9 +87,11 @@ def forward(
     Returns
     -------
     z : ndarray of shape (T, B, H) or (T, H)
-        The states after each step. Read-only, as the tape needs them as they are.
+        The states after each step. Read-only, as the tape needs them as they are. Of
+        sequences with lengths of their own, in the form of x: a list, padded with
+        zeros, or values. With memory or checkpoint only the last states, (B, H).
     tape : Tape
-        What `backward` needs.
+        What `backward` needs; ``tape.z_last`` is the last state of each sequence.
 
     Raises
     ------
@@ -148,6 +105,13 @@ def forward(
     >>> z, tape = forward(np.ones((5, 3)), np.ones((3, 2)), np.eye(2))
     >>> z.shape, tape
     ((5, 2), Tape(T=5, B=1, I=3, H=2, float64, tanh))
+
+    Sequences of different lengths, and the last state of each:
+
+    >>> x = [np.ones((5, 3)), np.ones((2, 3))]
+    >>> z, tape = forward(x, np.ones((3, 2)), np.eye(2))
+    >>> z[1].shape, tape.z_last.shape
+    ((2, 2), (2, 2))
     """
     activation = as_activation(activation)
     W = as_real("W", W, contiguous=False)
@@ -161,24 +125,64 @@ def forward(
         b = as_real("b", b, W.dtype)
         check_shape("b", b, "(H,)", (H,))
 
-    x, batched = _as_input(x, I, W.dtype)
+    plain = lengths is offsets is resets is memory is checkpoint is None
+    if not plain or is_list(x):
+        if out is not None:
+            raise ValueError(
+                "out must be None with a list, lengths, offsets, resets, memory or "
+                "checkpoint"
+            )
+        cells, form = as_cells(x, I, W.dtype, lengths, offsets)
+        flags = None if resets is None else form.flags("resets", resets)
+        start = as_starts(z0, form, H, W.dtype)
+        budget = as_budget(memory, checkpoint)
+        return _runs.forward(cells, W, V, b, start, activation, form, flags, *budget)
+
+    x, batched = as_input(x, I, W.dtype)
     T, B = x.shape[:2]
     z = _states(out, (T + 1, B, H), W.dtype)
-    z[0] = 0 if z0 is None else _as_rows("z0", z0, B, H, W.dtype, batched)
+    z[0] = 0 if z0 is None else as_rows("z0", z0, B, H, W.dtype, batched)
 
     _backend.kernels.forward(x, W, V, b, z, activation)
     z.flags.writeable = False
     return (z[1:] if batched else z[1:, 0]), Tape(x, W, V, b, z, activation, batched)
 
 
+@overload
 def backward(
     tape: Tape,
-    dz: ArrayLike | None = None,
+    dz: Dz = None,
     *,
     dz_last: ArrayLike | None = None,
     need_x_grad: bool = True,
+    clip_error: float | None = None,
+    clip_error_value: float | None = None,
+    record: Literal[False] = False,
     out: Gradients | None = None,
-) -> Gradients:
+) -> Gradients: ...
+@overload
+def backward(
+    tape: Tape,
+    dz: Dz = None,
+    *,
+    dz_last: ArrayLike | None = None,
+    need_x_grad: bool = True,
+    clip_error: float | None = None,
+    clip_error_value: float | None = None,
+    record: Literal[True],
+    out: Gradients | None = None,
+) -> tuple[Gradients, ErrorFlow]: ...
+def backward(
+    tape: Tape,
+    dz: Dz = None,
+    *,
+    dz_last: ArrayLike | None = None,
+    need_x_grad: bool = True,
+    clip_error: float | None = None,
+    clip_error_value: float | None = None,
+    record: bool = False,
+    out: Gradients | None = None,
+) -> Gradients | tuple[Gradients, ErrorFlow]:
     """Return the exact gradients of a loss on the states: BPTT.
 
     With e[t] = dL/dz[t] in total and da[t] = dL/da[t] of the pre-activation::
@@ -193,12 +197,24 @@ def backward(
         From `forward`.
     dz : array_like of shape (T, B, H), or (T, H) for one sequence, optional
         Gradient of the loss with respect to each state, taken directly, not through
-        later states.
+        later states. Of sequences with lengths of their own, in the form of x. Or a
+        function ``dz(start, z)`` that returns it for z, the states of the steps start +
+        1 to start + len(z): where the tape does not keep all states it is called for
+        one part after another, from the last to the first, and no dz (T, B, H) need be.
     dz_last : array_like of shape (B, H), or (H,) for one sequence, optional
         The same for a loss on the last state alone; added to dz where both are given.
         With T = 0 the last state is the initial one.
     need_x_grad : bool, default True
-        Whether to compute the gradient with respect to x. Token ids have none.
+        Whether to compute the gradient with respect to x, all of it, whatever the tape
+        keeps. Token ids have none.
+    clip_error : float, optional
+        The largest norm of e[t] of a sequence: a longer one is scaled down to it before
+        it goes on. This bounds what explodes where it does; the gradients are no longer
+        those of the loss.
+    clip_error_value : float, optional
+        The same for each entry of e[t], which is cut off; after `clip_error`.
+    record : bool, default False
+        Whether to return an `ErrorFlow` as well: ||e[t]||, and saturated units.
     out : Gradients, optional
         The gradients of an earlier call with the same sizes, to be overwritten and
         returned, so that a loop allocates nothing.
@@ -206,7 +222,7 @@ def backward(
     Returns
     -------
     Gradients
-        The fields W, V, b, z0, x.
+        The fields W, V, b, z0, x. With record, a pair of it and an `ErrorFlow`.
 
     Raises
     ------
@@ -219,6 +235,8 @@ def backward(
     ----------
     P. J. Werbos, "Backpropagation through time: what it does and how to do it",
     Proceedings of the IEEE 78 (1990) 1550-1560.
+    A. Graves, "Generating sequences with recurrent neural networks", arXiv:1308.0850
+    (2013), section 2.1: the clipping of e[t].
 
     Examples
     --------
@@ -234,10 +252,28 @@ def backward(
         )
     if dz is None and dz_last is None:
         raise ValueError("dz or dz_last must be given: a loss needs a gradient")
+    flow = as_flow(tape, clip_error, clip_error_value, record)
     x, W, V, z = tape.x, tape.W, tape.V, tape.z
+    H, dtype, batched = len(V), W.dtype, tape.batched
+    if isinstance(tape, _runs.Run):
+        if out is not None:
+            raise ValueError("out must be None with a tape of this kind")
+        if callable(dz):
+            if tape.form.name != "array":
+                raise ValueError(
+                    f"dz must be a {tape.form.name} like x, got a function"
+                )
+        elif dz is not None:
+            dz = tape.form.gather("dz", dz, H, dtype)
+        if dz_last is not None:
+            dz_last = as_rows("dz_last", dz_last, tape.form.S, H, dtype, batched)
+        grads, recorded = _runs.backward(tape, dz, dz_last, need_x_grad, flow)
+        return grads if recorded is None else (grads, recorded)
+
     T, B = x.shape[:2]
-    H, dtype, batched = len(V), z.dtype, tape.batched
     if dz is not None:
+        if callable(dz):
+            dz = dz(0, z[1:] if batched else z[1:, 0])
         dz = as_real("dz", dz, dtype)
         check_shape(
             "dz",
@@ -247,27 +283,20 @@ def backward(
         )
         dz = dz.reshape(T, B, H)
     if dz_last is not None:
-        dz_last = _as_rows("dz_last", dz_last, B, H, dtype, batched)
+        dz_last = as_rows("dz_last", dz_last, B, H, dtype, batched)
 
-    grads = _gradients(tape, need_x_grad) if out is None else out
+    grads = new_gradients(tape, need_x_grad) if out is None else out
     if out is not None:
-        _check_gradients(out, tape, need_x_grad)
+        check_gradients(out, tape, need_x_grad)
     dx = None if grads.x is None else grads.x.reshape(x.shape)
+    arrays = (grads.W, grads.V, grads.b, grads.z0.reshape(B, H), dx)
+    if flow is None:
+        _backend.kernels.backward(x, W, V, z, tape.activation, dz, dz_last, *arrays)
+        return grads
     _backend.kernels.backward(
-        x,
-        W,
-        V,
-        z,
-        tape.activation,
-        dz,
-        dz_last,
-        grads.W,
-        grads.V,
-        grads.b,
-        grads.z0.reshape(B, H),
-        dx,
+        x, W, V, z, tape.activation, dz, dz_last, *arrays, None, None, flow
     )
-    return grads
+    return (grads, as_error_flow(flow, tape)) if record else grads
 
 
 def _states(out: Tape | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
@@ -281,73 +310,3 @@ def _states(out: Tape | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> A
         raise TypeError(f"out.z must have dtype {dtype} like W, got {out.z.dtype}")
     out.z.flags.writeable = True
     return out.z
-
-
-def _gradients(tape: Tape, need_x_grad: bool) -> Gradients:
-    """Return new arrays for the gradients."""
-    dtype, shapes = tape.z.dtype, _gradient_shapes(tape, need_x_grad)
-    leaves: list[Any] = [None if s is None else np.empty(s, dtype) for s in shapes]
-    return Gradients(*leaves)
-
-
-def _gradient_shapes(tape: Tape, need_x_grad: bool) -> list[tuple[int, ...] | None]:
-    (T, B), (I, H) = tape.x.shape[:2], tape.W.shape
-    rows = (B,) if tape.batched else ()
-    b = None if tape.b is None else (H,)
-    x = (T, *rows, I) if need_x_grad and tape.x.ndim == 3 else None
-    return [(I, H), (H, H), b, (*rows, H), x]
-
-
-def _check_gradients(out: Gradients, tape: Tape, need_x_grad: bool) -> None:
-    if not isinstance(out, Gradients):
-        raise TypeError(f"out must be Gradients of backward, got {type(out).__name__}")
-    shapes = _gradient_shapes(tape, need_x_grad)
-    for name, leaf, shape in zip(out._fields, out, shapes, strict=True):
-        came = None if leaf is None else leaf.shape
-        if came != shape:
-            raise ValueError(f"out.{name} must have shape {shape}, got {came}")
-        if leaf is None:
-            continue
-        if leaf.dtype != tape.z.dtype:
-            raise TypeError(
-                f"out.{name} must have dtype {tape.z.dtype}, got {leaf.dtype}"
-            )
-        if not (leaf.flags.carray and leaf.flags.writeable):
-            raise ValueError(f"out.{name} must be contiguous and writeable")
-
-
-def _as_input(x: ArrayLike, I: int, dtype: np.dtype[Any]) -> tuple[Array, bool]:
-    """Return x as (T, B, I) or ids (T, B), and whether it had the axis B."""
-    x = as_array("x", x)
-    if x.dtype.kind in "iu":
-        if x.ndim not in (1, 2):
-            hint = "; one-hot or real features must be floats" if x.ndim == 3 else ""
-            raise ValueError(
-                f"x of integers must have shape (T, B) or (T,): token ids; "
-                f"got {x.shape}{hint}"
-            )
-        ids = as_ids("x", x, I)
-        return (ids, True) if x.ndim == 2 else (ids[:, np.newaxis], False)
-    x = as_real("x", x, dtype)
-    if x.ndim not in (2, 3):
-        raise ValueError(f"x must have shape (T, B, I) or (T, I), got {x.shape}")
-    if x.shape[-1] != I:
-        letters, expected = (
-            ("(T, B, I)", f"(T, B, {I})") if x.ndim == 3 else ("(T, I)", f"(T, {I})")
-        )
-        raise ValueError(
-            f"x must have shape {letters} = {expected} to fit W, got {x.shape}"
-        )
-    return (x, True) if x.ndim == 3 else (x[:, np.newaxis], False)
-
-
-def _as_rows(
-    name: str, value: ArrayLike, B: int, H: int, dtype: np.dtype[Any], batched: bool
-) -> Array:
-    """Return a state of each sequence as (B, H)."""
-    array = as_real(name, value, dtype)
-    if batched:
-        check_shape(name, array, "(B, H)", (B, H))
-    else:
-        check_shape(name, array, "(H,)", (H,))
-    return array.reshape(B, H)

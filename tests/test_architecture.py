@@ -11,11 +11,12 @@ PACKAGE = Path(bptt.__file__).parent
 
 # From the ground up. A module may import those of lower levels, and its own package.
 LEVELS = [
-    {"_validation", "activations"},
-    {"_threads"},
+    {"_validation", "activations", "_parts"},
+    {"_threads", "_forms", "_recompute", "_reference_parts", "_tape"},
     {"_kernels", "_reference"},
     {"_backend"},
-    {"clipping", "recurrence"},
+    {"clipping", "_inputs", "_runs"},
+    {"recurrence", "streaming"},
     {"flow", "initializers", "losses", "schedules"},
     {"optimizers", "serialization"},
     {"network"},

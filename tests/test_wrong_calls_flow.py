@@ -17,6 +17,8 @@ _, other = bptt.forward(x[:4], W, V, b, z0)
 _, sequence = bptt.forward(x[:, 0], W, V, b)
 _, ids = bptt.forward(np.ones((5, 3), int), W, V, b)
 _, empty = bptt.forward(x[:0], W, V, b)
+_, ragged = bptt.forward(x, W, V, b, z0, lengths=[5, 3, 2])
+_, recomputed = bptt.forward(x, W, V, b, z0, checkpoint=2)
 layer = flow.RTRL(W, V)
 
 CALLS = [
@@ -28,6 +30,8 @@ CALLS = [
     (lambda: bptt.gradient_flow(x, dz), "tape must be the Tape that forward returned, got ndarray"),
     (lambda: flow.omega(x, dz), "tape must be the Tape that forward returned, got ndarray"),
     (lambda: bptt.lyapunov_exponents(x), "tape must be the Tape that forward returned, got ndarray"),
+    (lambda: bptt.gradient_flow(ragged, dz), "tape must be of sequences of one length, without resets, with all states kept; got another: Tape("),
+    (lambda: bptt.jvp(recomputed, dz0=z0), "tape must be of sequences of one length, without resets, with all states kept; got another: Tape("),
     # a tape of another run
     (lambda: bptt.gradient_flow(other, dz), "dz must have shape (T, B, H) = (4, 3, 6), got (5, 3, 6)"),
     (lambda: bptt.vjp(other, dz), "dz must have shape (T, B, H) = (4, 3, 6), got (5, 3, 6)"),

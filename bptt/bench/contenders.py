@@ -87,7 +87,8 @@ class NumPy:
         i = inputs
         self.z = np.empty((len(i.x) + 1, *i.z0.shape), i.x.dtype)
         self.z[0] = i.z0
-        self.grads = [np.empty_like(a) for a in (i.W, i.V, i.b, i.z0, i.x)]
+        dW, dV, db, dz0, dx = map(np.empty_like, (i.W, i.V, i.b, i.z0, i.x))
+        self.grads = (dW, dV, db, dz0, dx)
 
     def step(self) -> None:
         """Take one step."""

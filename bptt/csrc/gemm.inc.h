@@ -1,12 +1,13 @@
 /* Products of packed operands, from the tile. The contracts are in README.md.
  *
- * Order of every sum: k ascending in runs of at most `run` terms; the first run starts
- * from what is given (bias, a[t], g[t]), each later one from zero and is then added.
- * A run depends on the length of the sum alone, never on the tile, B or the threads.
+ * Order of every sum: k ascending in runs of `run` terms; the first run starts from
+ * what is given (bias, a[t], g[t]), each later one from zero and is then added. A run
+ * depends on the length of the sum alone, never on the tile, B or the threads.
  */
-/* Terms of a run: 48 KiB of a panel. Shorter ones load and store the sums more often.
- */
+/* Most terms of a run: 48 KiB of a panel of AVX-512. Shorter ones load and store the
+ * sums more often. */
 #define GEMM_RUN       (1536 / (REAL_BITS / 8))
+#define even_run       NAME(even_run)
 #define product        NAME(product)
 #define epilogue_fn    NAME(epilogue_fn)
 #define rows_times     NAME(rows_times)
@@ -20,6 +21,14 @@
 #define outer_tile     NAME(outer_tile)
 #define outer_tile_at  NAME(outer_tile_at)
 #define sum_rows       NAME(sum_rows)
+
+/* Terms in each of the fewest runs, of whole panels, that a sum of K is cut into. */
+INLINE ptrdiff_t even_run(ptrdiff_t K, ptrdiff_t runs)
+{
+    ptrdiff_t fewest = (K + GEMM_RUN - 1) / GEMM_RUN;
+    runs = runs < fewest ? fewest : runs;
+    return bptt_panels((K + runs - 1) / runs, PANEL) * PANEL;
+}
 
 /* What is done to a finished tile: rows m, columns n from column c of row r. */
 typedef void epilogue_fn(const void *job, ptrdiff_t r, ptrdiff_t c, ptrdiff_t m,
@@ -45,8 +54,9 @@ INLINE view NAME(view_at)(view a, ptrdiff_t r, ptrdiff_t c)
     return a;
 }
 
-/* Rows that are worked on together: as many as keep a left operand (rows, K) in L2. */
-#define GROUP_BYTES ((ptrdiff_t)512 << 10)
+/* Rows that are worked on together: as many as keep a left operand (rows, K) in half
+ * of the L2 that the ISA mostly comes with. */
+#define GROUP_BYTES ((ptrdiff_t)VBYTES << 13)
 
 /* Tiles i0 <= i < i1 of the `tiles` that rows [r0, r1) are cut into, all at the nv
  * vectors from column c. Run by run, so that a panel of B serves all rows from L1,
@@ -175,7 +185,7 @@ static void gemm(bptt_share share, ptrdiff_t N, ptrdiff_t K, const real *A,
 {
     product x = {N,
                  K,
-                 GEMM_RUN,
+                 even_run(K, 1),
                  A,
                  a_panel,
                  B,
@@ -217,7 +227,7 @@ static void gemm_outer(ptrdiff_t u0, ptrdiff_t u1, ptrdiff_t M, ptrdiff_t N,
                        ptrdiff_t b_panel, real *C, ptrdiff_t ldc, ptrdiff_t c_panel,
                        int add)
 {
-    ptrdiff_t tiles = outer_tiles(M);
+    ptrdiff_t tiles = outer_tiles(M), run = even_run(R, 1);
     ptrdiff_t i1;
     for (ptrdiff_t u = u0; u < u1; u += i1 - u % tiles) {
         ptrdiff_t p = u / tiles;
@@ -227,7 +237,7 @@ static void gemm_outer(ptrdiff_t u0, ptrdiff_t u1, ptrdiff_t M, ptrdiff_t N,
         last = last < VLEN ? last : VLEN;
         ptrdiff_t k = 0;
         do {
-            ptrdiff_t k1 = R - k < GEMM_RUN ? R : k + GEMM_RUN;
+            ptrdiff_t k1 = R - k < run ? R : k + run;
             for (ptrdiff_t i = u % tiles; i < i1; i++) {
                 outer_tile at = outer_tile_at(M, i);
                 view out = {C + at.r * ldc + p * c_panel, ldc, 0};

@@ -10,6 +10,7 @@
 #include "activation.h"
 
 #include <stddef.h>
+#include <stdint.h>
 
 /* Which part of a (rows, columns) result a thread computes: rows [r0, r1), and of their
  * tiles, counted panel by panel, those numbered [u0, u1). */
@@ -26,41 +27,51 @@ typedef struct bptt_cell {
     double alpha, beta;
 } bptt_cell;
 
-#define BPTT_DECLARE(real, F)                                                         \
-    typedef struct bptt_kernels_##F {                                                 \
-        ptrdiff_t vlen, panel, tile_rows;                                             \
-        void (*pack)(ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t N, const real *src,        \
-                     ptrdiff_t rs, ptrdiff_t cs, real *dst, ptrdiff_t panel);         \
-        void (*unpack)(ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t N, const real *src,      \
-                       ptrdiff_t panel, real *dst);                                   \
-        void (*gemm)(bptt_share share, ptrdiff_t N, ptrdiff_t K, const real *A,       \
-                     ptrdiff_t a_panel, const real *B, const real *bias, real *C,     \
-                     ptrdiff_t ldc);                                                  \
-        ptrdiff_t (*outer_tiles)(ptrdiff_t M);                                        \
-        void (*gemm_outer)(ptrdiff_t u0, ptrdiff_t u1, ptrdiff_t M, ptrdiff_t N,      \
-                           ptrdiff_t R, const real *A, ptrdiff_t a_panel,             \
-                           const real *B, ptrdiff_t b_panel, real *C, ptrdiff_t ldc,  \
-                           ptrdiff_t c_panel, int add);                               \
-        void (*sum_rows)(ptrdiff_t p0, ptrdiff_t p1, ptrdiff_t N, ptrdiff_t R,        \
-                         const real *A, ptrdiff_t a_panel, real *sum);                \
-        void (*step_forward)(const bptt_cell *cell, bptt_share share,                 \
-                             const real *z_prev, ptrdiff_t prev_panel, real *z,       \
-                             real *z_packed, ptrdiff_t packed_panel);                 \
-        void (*step_backward)(const bptt_cell *cell, bptt_share share,                \
-                              const real *da_next, ptrdiff_t next_panel,              \
-                              const real *g, const real *z, real *da,                 \
-                              ptrdiff_t da_panel, real *da_rows,                      \
-                              ptrdiff_t rows_panel);                                  \
-        void (*state_backward)(const bptt_cell *cell, bptt_share share,               \
-                               const real *da, ptrdiff_t da_panel, real *dz0);        \
-        void (*gather)(ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t H, const ptrdiff_t *ids, \
-                       const real *W, ptrdiff_t rs, ptrdiff_t cs, const real *bias,   \
-                       real *a);                                                      \
-        void (*scatter)(ptrdiff_t p0, ptrdiff_t p1, ptrdiff_t H, ptrdiff_t R,         \
-                        const ptrdiff_t *ids, const real *da, ptrdiff_t da_panel,     \
-                        real *dW);                                                    \
-        void (*orthonormalise)(ptrdiff_t k, ptrdiff_t H, real *Q, ptrdiff_t stride,   \
-                               real *work, double *logs);                             \
+/* What is done with the error of a step, and measured of it: see flow.inc.h. */
+typedef struct bptt_flow {
+    double clip_norm, clip_value; /* infinity: not at all */
+    double threshold;             /* of |sigma'| of a saturated unit */
+} bptt_flow;
+
+#define BPTT_DECLARE(real, F)                                                          \
+    typedef struct bptt_kernels_##F {                                                  \
+        ptrdiff_t vlen, panel, tile_rows;                                              \
+        void (*pack)(ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t N, const real *src,         \
+                     ptrdiff_t rs, ptrdiff_t cs, real *dst, ptrdiff_t panel);          \
+        void (*unpack)(ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t N, const real *src,       \
+                       ptrdiff_t panel, real *dst);                                    \
+        void (*gemm)(bptt_share share, ptrdiff_t N, ptrdiff_t K, const real *A,        \
+                     ptrdiff_t a_panel, const real *B, const real *bias, real *C,      \
+                     ptrdiff_t ldc);                                                   \
+        ptrdiff_t (*outer_tiles)(ptrdiff_t M);                                         \
+        void (*gemm_outer)(ptrdiff_t u0, ptrdiff_t u1, ptrdiff_t M, ptrdiff_t N,       \
+                           ptrdiff_t R, const real *A, ptrdiff_t a_panel,              \
+                           const real *B, ptrdiff_t b_panel, real *C, ptrdiff_t ldc,   \
+                           ptrdiff_t c_panel, int add);                                \
+        void (*sum_rows)(ptrdiff_t p0, ptrdiff_t p1, ptrdiff_t N, ptrdiff_t R,         \
+                         const real *A, ptrdiff_t a_panel, real *sum);                 \
+        void (*step_forward)(const bptt_cell *cell, bptt_share share,                  \
+                             const real *z_prev, ptrdiff_t prev_panel, real *z,        \
+                             real *z_packed, ptrdiff_t packed_panel);                  \
+        void (*step_backward)(const bptt_cell *cell, bptt_share share,                 \
+                              const real *da_next, ptrdiff_t next_panel,               \
+                              const real *g, const real *z, real *da,                  \
+                              ptrdiff_t da_panel, real *da_rows,                       \
+                              ptrdiff_t rows_panel);                                   \
+        void (*state_backward)(const bptt_cell *cell, bptt_share share,                \
+                               const real *da, ptrdiff_t da_panel, real *dz0);         \
+        void (*gather)(ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t H, const ptrdiff_t *ids,  \
+                       const real *W, ptrdiff_t rs, ptrdiff_t cs, const real *bias,    \
+                       real *a);                                                       \
+        void (*scatter)(ptrdiff_t p0, ptrdiff_t p1, ptrdiff_t H, ptrdiff_t R,          \
+                        const ptrdiff_t *ids, const real *da, ptrdiff_t da_panel,      \
+                        real *dW);                                                     \
+        void (*flow_backward)(const bptt_cell *cell, const bptt_flow *flow,            \
+                              ptrdiff_t r0, ptrdiff_t r1, const real *z, real *da,     \
+                              ptrdiff_t da_panel, real *da_rows, ptrdiff_t rows_panel, \
+                              double *norms, int32_t *saturated, real *dead);          \
+        void (*orthonormalise)(ptrdiff_t k, ptrdiff_t H, real *Q, ptrdiff_t stride,    \
+                               real *work, double *logs);                              \
     } bptt_kernels_##F;
 
 BPTT_DECLARE(float, f32)

@@ -6,8 +6,9 @@
 #if defined(__x86_64__) || defined(_M_X64)
 #include <immintrin.h>
 
-#define ISA       avx2
-#define TILE_ROWS 6
+#define ISA           avx2
+#define TILE_ROWS     6
+#define FETCH_COLUMNS 0
 
 TARGET_BEGIN("avx2,fma")
 #define REAL_BITS 32

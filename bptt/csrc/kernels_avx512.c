@@ -6,8 +6,9 @@
 #if defined(__x86_64__) || defined(_M_X64)
 #include <immintrin.h>
 
-#define ISA       avx512
-#define TILE_ROWS 12
+#define ISA           avx512
+#define TILE_ROWS     12
+#define FETCH_COLUMNS 1
 
 TARGET_BEGIN("avx512f,avx512dq,avx512bw,avx512vl,fma")
 #define REAL_BITS 32

@@ -3,8 +3,9 @@
 #include "kernels.h"
 #include "simd.h"
 
-#define ISA       base
-#define TILE_ROWS 6
+#define ISA           base
+#define TILE_ROWS     6
+#define FETCH_COLUMNS 0
 
 #define REAL_BITS 32
 #include "simd_base.h"

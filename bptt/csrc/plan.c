@@ -36,6 +36,7 @@ bptt_plan bptt_plan_make(ptrdiff_t T, ptrdiff_t B, ptrdiff_t I, ptrdiff_t H,
     ptrdiff_t steps = at_least(1, rows / at_least(1, B));
     plan.chunks = (T + steps - 1) / steps;
     plan.steps = T > 0 ? (T + plan.chunks - 1) / plan.chunks : 1;
+    plan.chunks = (T + plan.steps - 1) / plan.steps;
     if ((double)T * (double)B * (double)H * (double)(H + I) < WORTH_A_THREAD)
         return plan;
 

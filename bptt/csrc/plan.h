@@ -13,10 +13,10 @@ enum bptt_sharing {
 };
 
 typedef struct bptt_plan {
-    ptrdiff_t chunks; /* of time: chunk c is steps bptt_split(T, c, chunks) up to that
-                         of c + 1 */
-    ptrdiff_t steps;  /* of the longest chunk; a function of the sizes, the type and the
-                         ISA alone,  for gradients are summed chunk by chunk */
+    ptrdiff_t chunks; /* of time: chunk c is steps c * steps up to those of c + 1, the
+                         last one shorter */
+    ptrdiff_t steps;  /* a function of the sizes, the type and the ISA alone, for
+                         gradients are summed chunk by chunk */
     int threads;      /* worth using, at most those asked for */
     int split;        /* enum bptt_sharing */
 } bptt_plan;

@@ -6,7 +6,7 @@
  * .. [  ...  ]
  *
  * which are the sums of rows_times() to the bit. Two runs of 8 vectors are 16 sums in
- * flight; 8 would do if every load were on time.
+ * flight; 8 would do if every load were on time, and must where registers are few.
  */
 #define ROW_VECTORS 8
 #define RUNS_MAX    4
@@ -42,11 +42,12 @@ INLINE void row_block(const int nv, const int first, const int end, const real *
     }
 }
 
-/* Terms of k, at most n, before it leaves its panel. */
-INLINE ptrdiff_t NAME(within_panel)(ptrdiff_t k, ptrdiff_t n)
+/* Terms of k, at most n, before it leaves its panel of A, unless one panel of A follows
+ * the other without a gap. */
+INLINE ptrdiff_t NAME(within_panel)(ptrdiff_t k, ptrdiff_t n, ptrdiff_t a_panel)
 {
     ptrdiff_t left = PANEL - k % PANEL;
-    return n < left ? n : left;
+    return n < left || a_panel == PANEL ? n : left;
 }
 
 /* sum[v] += A(k) B(k, v) over `runs` runs of len terms from k0, cut short at K. The
@@ -65,11 +66,13 @@ INLINE void row_sums(const int nv, const int runs, const real *A, ptrdiff_t a_pa
     }
     ptrdiff_t shortest = K - k0 - (runs - 1) * len;
     shortest = shortest < 0 ? 0 : shortest < len ? shortest : len;
+    if (runs * nv > V_REGISTERS - 4)
+        shortest = 0; /* one run after the other, or the sums leave the registers */
     for (ptrdiff_t k = k0; k < k0 + shortest;) {
         ptrdiff_t n = k0 + shortest - k;
         UNROLL
         for (int i = 0; i < runs; i++)
-            n = NAME(within_panel)(k + i * len, n);
+            n = NAME(within_panel)(k + i * len, n, a_panel);
         row_block(nv, 0, runs, A, a_panel, B, b_panel, k, n, len, part);
         k += n;
     }
@@ -78,7 +81,7 @@ INLINE void row_sums(const int nv, const int runs, const real *A, ptrdiff_t a_pa
         for (int i = 0; i < runs; i++) {
             ptrdiff_t end = k0 + (i + 1) * len < K ? k0 + (i + 1) * len : K;
             for (ptrdiff_t k = k0 + i * len + shortest; k < end;) {
-                ptrdiff_t n = NAME(within_panel)(k, end - k);
+                ptrdiff_t n = NAME(within_panel)(k, end - k, a_panel);
                 row_block(nv, i, i + 1, A, a_panel, B, b_panel, k - i * len, n, len,
                           part);
                 k += n;

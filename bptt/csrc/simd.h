@@ -37,6 +37,7 @@
  *     v_ldexp(a, n)                  a 2^n rounded once, denormal results included;
  *                                    n integral, 1/4 <= |a| <= 4, |n| <= 252 (2044)
  *     v_reduce_add(a)                halves folded: lane i + lane i+VLEN/2, and so on
+ *     V_REGISTERS                    how many vectors the registers hold
  *     V_HAS_LOOKUP                   1: a table of 16 is permuted in registers; then
  *     v_half_octave(a, low, high)    vindex: exponent and first mantissa bit of a >= 0
  *                                    clamped to [low, high]; NaN counts as large

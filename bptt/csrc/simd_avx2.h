@@ -6,7 +6,8 @@
 
 #ifndef VBYTES
 #define VBYTES            32
-#define V_HAS_LOOKUP      (REAL_BITS == 32)
+#define V_REGISTERS       16
+#define V_HAS_LOOKUP      0 /* 16 entries take two permutations and a blend */
 #define MM_CAT_(op, type) _mm256_##op##_##type
 #define MM_CAT(op, type)  MM_CAT_(op, type)
 #define MM_TYPE           SIMD_CAT(MM_TYPE_, REAL_BITS, )
@@ -21,7 +22,6 @@
 #define MM_TO_INT_32      _mm256_castps_si256
 #define MM_TO_INT_64      _mm256_castpd_si256
 #define MM_FROM_INT       MM(castsi256)
-typedef __m256i vindex_f32;
 typedef __m256 vreal_f32;
 typedef __m256d vreal_f64;
 typedef __m256 vmask_f32;
@@ -199,25 +199,6 @@ INLINE vreal v_ldexp(vreal a, vreal n)
     vreal n1 = v_round(v_mul(n, v_set1((real)0.5)));
     return v_mul(v_mul(a, v_exp2i(n1)), v_exp2i(v_sub(n, n1)));
 }
-
-#if V_HAS_LOOKUP
-/* Bits of positive reals are ordered as the reals are; clamping them takes a cycle. */
-INLINE vindex v_half_octave(vreal a, real low, real high)
-{
-    vindex i = _mm256_max_epi32(MM_TO_INT(a), MM_TO_INT(v_set1(low)));
-    i = _mm256_min_epi32(i, MM_TO_INT(v_set1(high)));
-    return _mm256_srli_epi32(i, REAL_MANT - 1);
-}
-
-/* A permutation looks at three bits of the index; the fourth, moved to the sign,
- * selects between two. */
-INLINE vreal v_lookup(const real table[16], vindex i)
-{
-    vreal upper = _mm256_castsi256_ps(_mm256_slli_epi32(i, 28));
-    return v_select(upper, _mm256_permutevar8x32_ps(v_load(table + 8), i),
-                    _mm256_permutevar8x32_ps(v_load(table), i));
-}
-#endif
 
 INLINE real v_reduce_add(vreal a)
 {

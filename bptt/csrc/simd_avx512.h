@@ -6,6 +6,7 @@
 
 #ifndef VBYTES
 #define VBYTES            64
+#define V_REGISTERS       32
 #define V_HAS_LOOKUP      1
 #define MM_CAT_(op, type) _mm512_##op##_##type
 #define MM_CAT(op, type)  MM_CAT_(op, type)

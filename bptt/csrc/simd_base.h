@@ -10,13 +10,18 @@
 #ifndef VBYTES
 #include <math.h>
 #define V_HAS_LOOKUP 0
-#define vbits        NAME(vbits) /* the bits of a vreal, as unsigned integers */
-#define v_to_bits    NAME(v_to_bits)
-#define v_from_bits  NAME(v_from_bits)
-#define V_SIGN       ((ureal)1 << (REAL_BITS - 1))
-#define V_SQRT       NAME(V_SQRT)
-#define V_SQRT_f32   sqrtf
-#define V_SQRT_f64   sqrt
+#if defined(__aarch64__)
+#define V_REGISTERS 32
+#else
+#define V_REGISTERS 16
+#endif
+#define vbits       NAME(vbits) /* the bits of a vreal, as unsigned integers */
+#define v_to_bits   NAME(v_to_bits)
+#define v_from_bits NAME(v_from_bits)
+#define V_SIGN      ((ureal)1 << (REAL_BITS - 1))
+#define V_SQRT      NAME(V_SQRT)
+#define V_SQRT_f32  sqrtf
+#define V_SQRT_f64  sqrt
 #if defined(__GNUC__) && !defined(BPTT_SCALAR)
 #define VBYTES 16
 typedef float vreal_f32 __attribute__((vector_size(VBYTES)));

@@ -23,11 +23,14 @@
 #define state_backward     NAME(state_backward)
 
 /* Terms in a run of the recurrent sum, from H alone. A single row needs some 8 sums at
- * once to hide the latency of FMA, so a narrow layer cuts its sum into more runs. */
+ * once to hide the latency of FMA, so a narrow layer cuts its sum into more runs; a
+ * wider one has two at least, of whole panels, as two threads share it. */
 INLINE ptrdiff_t step_run(ptrdiff_t H)
 {
-    ptrdiff_t runs = H <= 2 * VLEN ? 4 : H <= 2 * GEMM_RUN ? 2 : 0;
-    return runs == 0 ? GEMM_RUN : (H + runs - 1) / runs;
+    if (H > ROW_VECTORS * VLEN)
+        return even_run(H, 2);
+    ptrdiff_t runs = H <= 2 * VLEN ? 4 : 2;
+    return (H + runs - 1) / runs;
 }
 
 typedef struct forward_job {
@@ -47,7 +50,6 @@ typedef struct backward_job {
 /* A single narrow row is bound by the latency of one step after the other, so nothing
  * of it goes through memory but z and da: sums, activation and stores are one function.
  */
-#define NARROW_VECTORS 4
 
 typedef void narrow_forward_fn(const bptt_cell *cell, const real *z_prev, real *z);
 typedef void narrow_backward_fn(const bptt_cell *cell, const real *da_next,
@@ -185,8 +187,20 @@ static epilogue_fn *const NAME(deactivate_fns)[BPTT_ACTIVATION_COUNT] = {EACH(EN
         case 3:                                                                        \
             narrow_forward(code, 3, cell, z_prev, z);                                  \
             break;                                                                     \
-        default:                                                                       \
+        case 4:                                                                        \
             narrow_forward(code, 4, cell, z_prev, z);                                  \
+            break;                                                                     \
+        case 5:                                                                        \
+            narrow_forward(code, 5, cell, z_prev, z);                                  \
+            break;                                                                     \
+        case 6:                                                                        \
+            narrow_forward(code, 6, cell, z_prev, z);                                  \
+            break;                                                                     \
+        case 7:                                                                        \
+            narrow_forward(code, 7, cell, z_prev, z);                                  \
+            break;                                                                     \
+        default:                                                                       \
+            narrow_forward(code, 8, cell, z_prev, z);                                  \
             break;                                                                     \
         }                                                                              \
     }                                                                                  \
@@ -204,8 +218,20 @@ static epilogue_fn *const NAME(deactivate_fns)[BPTT_ACTIVATION_COUNT] = {EACH(EN
         case 3:                                                                        \
             narrow_backward(code, 3, cell, next, g, z, da, rows, panel);               \
             break;                                                                     \
-        default:                                                                       \
+        case 4:                                                                        \
             narrow_backward(code, 4, cell, next, g, z, da, rows, panel);               \
+            break;                                                                     \
+        case 5:                                                                        \
+            narrow_backward(code, 5, cell, next, g, z, da, rows, panel);               \
+            break;                                                                     \
+        case 6:                                                                        \
+            narrow_backward(code, 6, cell, next, g, z, da, rows, panel);               \
+            break;                                                                     \
+        case 7:                                                                        \
+            narrow_backward(code, 7, cell, next, g, z, da, rows, panel);               \
+            break;                                                                     \
+        default:                                                                       \
+            narrow_backward(code, 8, cell, next, g, z, da, rows, panel);               \
             break;                                                                     \
         }                                                                              \
     }
@@ -225,7 +251,7 @@ static narrow_backward_fn *const NAME(narrow_backward_fns)[BPTT_ACTIVATION_COUNT
 INLINE int is_narrow(const bptt_cell *cell, bptt_share share)
 {
     return NAME(narrow_forward_fns)[cell->activation] && cell->B == 1 &&
-           cell->H <= NARROW_VECTORS * VLEN && share.u0 == 0 &&
+           cell->H <= ROW_VECTORS * VLEN && share.u0 == 0 &&
            share.u1 == bptt_panels(cell->H, PANEL);
 }
 

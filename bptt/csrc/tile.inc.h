@@ -22,8 +22,8 @@
  * m, nv and trans are compile-time constants. Only the last vector may be partial: of
  * it n columns of start exist and n_out columns of out are written, 1 <= n, n_out <=
  * VLEN. start may be out; A and B may not overlap it. What lies `ahead` reals on in B
- * (in A, if trans) is fetched into L2 on the way, a line for each k: it may be past the
- * end.
+ * (in A, if trans, where FETCH_COLUMNS says that the machine does not see that stream
+ * by itself) is fetched into L2 on the way, a line for each k: it may be past the end.
  */
 #define PANEL         (2 * VLEN)
 #define view          NAME(view)
@@ -112,7 +112,8 @@ INLINE void tile(const int m, const int nv, const int trans, const real *A,
         end = trans || k1 < end ? k1 : end;
         for (; k < end; k++) {
             vreal bv[TILE_VECTORS];
-            PREFETCH((trans ? a : b) + ahead);
+            if (!trans || FETCH_COLUMNS)
+                PREFETCH((trans ? a : b) + ahead);
             UNROLL
             for (int v = 0; v < nv; v++)
                 bv[v] = v_load(b + v / 2 * b_panel + v % 2 * VLEN);

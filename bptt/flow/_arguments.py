@@ -20,6 +20,11 @@ def as_tape(tape: Tape) -> Tape:
         raise TypeError(
             f"tape must be the Tape that forward returned, got {type(tape).__name__}"
         )
+    if type(tape) is not Tape:
+        raise ValueError(
+            "tape must be of sequences of one length, without resets, with all states "
+            f"kept; got another: {tape!r}"
+        )
     return tape
 
 

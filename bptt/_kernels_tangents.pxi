@@ -8,9 +8,6 @@
 # (c) The loops of `jvp` are those of `forward`: a tangent's place holds its input until
 #     the step comes.
 
-from libc.string cimport memcpy
-
-
 cdef struct Tangent:
     Layer layer                  # x, z and the plan; its I is the length K of the sums
     Py_ssize_t inputs            # I

@@ -1,0 +1,290 @@
+"""How the arrays of a caller stand to those of the kernels: one class for each form.
+
+A batch may come as an array (T, B, I), as one sequence (T, I), padded with lengths, as
+a list of sequences, or as values with offsets. The kernels know cells alone, step after
+step. `gather` checks an array of a form and returns its cells, `scatter` goes back.
+
+Sequences of different lengths are packed into slots, each as long as the longest of
+all, several short ones one after another: then a step has as many rows as there are
+slots that have not ended, and the number of cells is the sum of the lengths. Where a
+sequence follows another in a slot, the row starts anew (`_parts.Layout`).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bptt._parts import Layout
+from bptt._validation import as_array, as_real, check_shape
+
+Array = NDArray[Any]
+
+
+class Rectangle:
+    """T steps of B sequences, or one sequence without the axis B."""
+
+    name = "array"
+
+    def __init__(self, T: int, B: int, batched: bool) -> None:
+        self.T, self.B, self.S, self.batched = T, B, B, batched
+        self.cells = T * B
+        self.rows = (B,) if batched else ()
+
+    def gather(self, name: str, value: ArrayLike, K: int, dtype: Any) -> Array:
+        """Return an array of one row of K = H entries per cell as (T, B, K)."""
+        array = as_real(name, value, dtype)
+        letters = "(T, B, H)" if self.batched else "(T, H)"
+        check_shape(name, array, letters, (self.T, *self.rows, K))
+        return array.reshape(self.T, self.B, K)
+
+    def scatter(self, cells: Array) -> Array:
+        return cells.reshape(self.T, *self.rows, *cells.shape[2:])
+
+    def flags(self, name: str, value: ArrayLike) -> Array:
+        """Return booleans per cell as (T, B); (T,) stands for every sequence."""
+        array = _as_flags(name, value)
+        if array.shape == (self.T,):
+            return np.broadcast_to(array[:, np.newaxis], (self.T, self.B))
+        letters = "(T, B)" if self.batched else "(T,)"
+        check_shape(name, array, letters, (self.T, *self.rows))
+        return array.reshape(self.T, self.B)
+
+    def layout(self, flags: Array | None) -> Layout | None:
+        """Return the layout of the steps, or None where there is nothing to say."""
+        if flags is None or not flags[1:].any():
+            return None
+        step, row = np.nonzero(flags[1:])
+        restarts = np.stack([step + 1, row, row], axis=1).astype(np.intp)
+        return Layout(restarts=np.ascontiguousarray(restarts))
+
+    @property
+    def first(self) -> Array:
+        """The sequence in each row of step 0."""
+        return np.arange(self.B)
+
+
+class Ragged:
+    """Sequences of their own lengths, packed into slots.
+
+    Parameters
+    ----------
+    name : {"list", "padded", "values"}
+    lengths : ndarray of shape (S,)
+    steps : int
+        T of a padded array.
+
+    Attributes
+    ----------
+    offsets : ndarray of shape (T + 1,)
+        The cells before each step of the slots.
+    place : ndarray of shape (N,)
+        Where each cell stands in the caller's array, its first axes taken as one.
+    sequence : ndarray of shape (N,)
+        To which sequence each cell belongs.
+    """
+
+    batched = True
+
+    def __init__(self, name: str, lengths: Array, steps: int = 0) -> None:
+        self.name, self.lengths, self.steps = name, lengths, steps
+        self.S, self.cells = len(lengths), int(lengths.sum())
+        slot, start, ends = _slots(lengths)
+        self.T, self.B = int(ends.max(initial=0)), len(ends)
+        rank = np.zeros(max(1, self.B), np.intp)
+        order = np.argsort(ends, kind="stable")
+        rank[order] = np.arange(len(order))
+        left = self.B - np.searchsorted(ends[order], np.arange(self.T), "right")
+        self.offsets = np.concatenate([[0], np.cumsum(left)]).astype(np.intp)
+        self._ended = self.B - left
+
+        row = rank[slot]
+        self._row, self._start = row, start
+        before = np.concatenate([[0], np.cumsum(lengths)])
+        sequence = np.repeat(np.arange(self.S), lengths)
+        index = np.arange(self.cells) - before[sequence]  # within its sequence
+        step = start[sequence] + index
+        cell = self.offsets[step] + row[sequence] - self._ended[step]
+        place = index * self.S + sequence if name == "padded" else np.arange(self.cells)
+        self.place = np.empty(self.cells, np.intp)
+        self.place[cell] = place
+        self._cell = cell  # of each entry, sequence after sequence
+        self.sequence = np.empty(self.cells, np.intp)
+        self.sequence[cell] = sequence
+        self._before = before
+
+    def gather(self, name: str, value: Any, K: int, dtype: Any) -> Array:
+        """Return an array of the form, of rows of K = H entries, as cells (N, 1, K)."""
+        return self.cells_of(self._flat(name, value, K, dtype))
+
+    def cells_of(self, flat: Array) -> Array:
+        """Return the caller's array, its first axes made one, as cells (N, 1, ..)."""
+        return np.take(flat, self.place, axis=0)[:, np.newaxis]
+
+    def _flat(self, name: str, value: Any, K: int, dtype: Any) -> Array:
+        if self.name == "list":
+            items = _as_list(name, value, self.S)
+            arrays = [as_real(f"{name}[{i}]", a, dtype) for i, a in enumerate(items)]
+            for i, array in enumerate(arrays):
+                shape = (int(self.lengths[i]), K)
+                check_shape(f"{name}[{i}]", array, "(T, H)", shape)
+            return np.concatenate(arrays) if arrays else np.empty((0, K), dtype)
+        array = as_real(name, value, dtype)
+        if self.name == "padded":
+            check_shape(name, array, "(T, B, H)", (self.steps, self.S, K))
+        else:
+            check_shape(name, array, "(N, H)", (self.cells, K))
+        return array.reshape(-1, K)
+
+    def scatter(self, cells: Array) -> Any:
+        """Return cells (N, 1, ...) in the caller's form; zeros in the padding."""
+        cells = cells.reshape(self.cells, *cells.shape[2:])
+        if self.name == "padded":
+            padded = np.zeros((self.steps * self.S, *cells.shape[1:]), cells.dtype)
+            padded[self.place] = cells
+            return padded.reshape(self.steps, self.S, *cells.shape[1:])
+        values = np.take(cells, self._cell, axis=0)
+        if self.name == "values":
+            return values
+        b = self._before
+        return [values[b[i] : b[i + 1]] for i in range(self.S)]
+
+    def flags(self, name: str, value: Any) -> Array:
+        """Return booleans per cell, (N,), from the caller's form."""
+        if self.name == "list":
+            items = [_as_flags(name, a) for a in _as_list(name, value, self.S)]
+            for i, item in enumerate(items):
+                check_shape(f"{name}[{i}]", item, "(T,)", (int(self.lengths[i]),))
+            flat = np.concatenate(items) if items else np.empty(0, bool)
+        else:
+            flat = _as_flags(name, value)
+            if self.name == "padded" and flat.shape == (self.steps,):
+                flat = np.broadcast_to(flat[:, np.newaxis], (self.steps, self.S))
+            elif self.name == "padded":
+                check_shape(name, flat, "(T, B)", (self.steps, self.S))
+            else:
+                check_shape(name, flat, "(N,)", (self.cells,))
+        return np.take(flat.reshape(-1), self.place)
+
+    def layout(self, flags: Array | None) -> Layout:
+        """Return the layout of the steps: slots that end, and rows that start anew."""
+        sequences = np.flatnonzero(self.lengths)
+        row, start = self._row[sequences], self._start[sequences]
+        last = start + self.lengths[sequences] - 1
+        later = start > 0
+        restarts = np.stack([start, row, sequences], axis=1)[later]
+        if flags is not None:
+            cell = np.flatnonzero(flags)
+            step = np.searchsorted(self.offsets, cell, "right") - 1
+            inner = step > self._start[self.sequence[cell]]
+            cell, step = cell[inner], step[inner]
+            rows = cell - self.offsets[step] + self._ended[step]
+            more = np.stack([step, rows, self.sequence[cell]], axis=1)
+            restarts = np.concatenate([restarts, more])
+        ends = np.stack([last, row, sequences], axis=1)
+        return Layout(self.offsets, restarts=_in_order(restarts), ends=_in_order(ends))
+
+    @property
+    def first(self) -> Array:
+        """The sequence in each row of step 0."""
+        first = np.zeros(self.B, np.intp)
+        starting = np.flatnonzero((self._start == 0) & (self.lengths > 0))
+        first[self._row[starting]] = starting
+        return first
+
+
+Form = Rectangle | Ragged
+
+
+def from_lengths(value: ArrayLike, T: int, B: int) -> Array:
+    """Return lengths (B,) of a padded batch, each from 0 to T."""
+    lengths = _as_counts("lengths", value)
+    check_shape("lengths", lengths, "(B,)", (B,))
+    if len(lengths) and not 0 <= lengths.min() <= lengths.max() <= T:
+        wrong = lengths.min() if lengths.min() < 0 else lengths.max()
+        raise ValueError(f"lengths must be from 0 to T = {T}, got {wrong}")
+    return lengths
+
+
+def from_offsets(value: ArrayLike, N: int) -> Array:
+    """Return the lengths of sequences from where each begins, and the last one ends."""
+    offsets = _as_counts("offsets", value)
+    if offsets.ndim != 1 or len(offsets) == 0:
+        raise ValueError(f"offsets must have shape (B + 1,), got {offsets.shape}")
+    if offsets[0] != 0 or offsets[-1] != N or (np.diff(offsets) < 0).any():
+        raise ValueError(
+            f"offsets must ascend from 0 to {N}, the rows of x, "
+            f"got {offsets[0]} to {offsets[-1]}"
+        )
+    return np.diff(offsets)
+
+
+def is_list(x: Any) -> bool:
+    """Whether x is a list of sequences: of arrays, not of numbers."""
+    return (
+        isinstance(x, (list, tuple))
+        and len(x) > 0
+        and all(isinstance(a, np.ndarray) and a.ndim > 0 for a in x)
+    )
+
+
+def _slots(lengths: Array) -> tuple[Array, Array, Array]:
+    """Return the slot of each sequence, where in it it starts, and the slots' ends.
+
+    Best fit, the longest first: a sequence goes where the least room is left.
+    """
+    slot, start = np.zeros(len(lengths), np.intp), np.zeros(len(lengths), np.intp)
+    capacity = int(lengths.max(initial=0))
+    room: list[tuple[int, int]] = []
+    ends: list[int] = []
+    for i in np.argsort(-lengths, kind="stable"):
+        length = int(lengths[i])
+        if length == 0:
+            break
+        at = bisect_left(room, (length, -1))
+        if at < len(room):
+            left, slot[i] = room.pop(at)
+        else:
+            left, slot[i] = capacity, len(ends)
+            ends.append(0)
+        start[i] = capacity - left
+        ends[slot[i]] = int(start[i]) + length
+        if left > length:
+            insort(room, (left - length, int(slot[i])))
+    return slot, start, np.array(ends, np.intp)
+
+
+def _in_order(events: Array) -> Array | None:
+    if not len(events):
+        return None
+    order = np.lexsort((events[:, 1], events[:, 0]))
+    return np.ascontiguousarray(events[order], np.intp)
+
+
+def _as_list(name: str, value: Any, count: int) -> Sequence[Any]:
+    if not isinstance(value, (list, tuple)) or len(value) != count:
+        came = (
+            f"{len(value)}"
+            if isinstance(value, (list, tuple))
+            else type(value).__name__
+        )
+        raise ValueError(f"{name} must be a list of {count} arrays, like x; got {came}")
+    return value
+
+
+def _as_flags(name: str, value: ArrayLike) -> Array:
+    array = as_array(name, value)
+    if array.dtype != bool:
+        raise TypeError(f"{name} must have dtype bool, got {array.dtype}")
+    return array
+
+
+def _as_counts(name: str, value: ArrayLike) -> Array:
+    array = as_array(name, value)
+    if array.dtype.kind not in "iu" and array.size:
+        raise TypeError(f"{name} must hold integers, got {array.dtype}")
+    return array.astype(np.intp)

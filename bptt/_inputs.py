@@ -1,0 +1,171 @@
+"""The arguments of forward and backward, checked and brought into one shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bptt._forms import Form, Ragged, Rectangle, from_lengths, from_offsets, is_list
+from bptt._parts import Flow
+from bptt._recompute import as_bytes
+from bptt._tape import Tape
+from bptt._validation import (
+    as_array,
+    as_ids,
+    as_positive,
+    as_real,
+    as_size,
+    check_shape,
+)
+
+Array = NDArray[Any]
+
+# A unit of a bounded activation is saturated below this part of the largest slope.
+SATURATED = 0.05
+
+
+def as_cells(
+    x: Any,
+    I: int,
+    dtype: np.dtype[Any],
+    lengths: ArrayLike | None,
+    offsets: ArrayLike | None,
+) -> tuple[Array, Form]:
+    """Return x as the kernels take it, and the form it came in."""
+    if lengths is not None and offsets is not None:
+        raise ValueError("lengths and offsets must not both be given")
+    if is_list(x):
+        if lengths is not None or offsets is not None:
+            raise ValueError("x must be an array with lengths or offsets, got a list")
+        items = [_as_sequence(f"x[{i}]", a, I, dtype) for i, a in enumerate(x)]
+        if len({a.ndim for a in items}) > 1:
+            raise ValueError("x must be a list of arrays of one kind, features or ids")
+        form = Ragged("list", np.array([len(a) for a in items], np.intp))
+        return _checked(form.cells_of(np.concatenate(items)), I), form
+    if offsets is not None:
+        values = _as_sequence("x", x, I, dtype)
+        form = Ragged("values", from_offsets(offsets, len(values)))
+        return _checked(form.cells_of(values), I), form
+    if lengths is None:
+        x, batched = as_input(x, I, dtype)
+        return x, Rectangle(x.shape[0], x.shape[1], batched)
+    x = as_array("x", x)
+    if x.dtype.kind not in "iu" or x.ndim not in (1, 2):
+        x, batched = as_input(x, I, dtype)
+    else:
+        batched = x.ndim == 2
+    if not batched:
+        raise ValueError("x must have shape (T, B, I) or (T, B) with lengths")
+    T, B = x.shape[:2]
+    counts = from_lengths(lengths, T, B)
+    if T and (counts == T).all():
+        return _checked(x, I), Rectangle(T, B, True)
+    form = Ragged("padded", counts, T)
+    return _checked(form.cells_of(x.reshape(T * B, *x.shape[2:])), I), form
+
+
+def _checked(cells: Array, I: int) -> Array:
+    # The padding of token ids may be anything: only what is left of them is checked.
+    return cells if cells.dtype.kind == "f" else as_ids("x", cells, I)
+
+
+def _as_sequence(name: str, value: ArrayLike, I: int, dtype: np.dtype[Any]) -> Array:
+    """Return one sequence, or the values of several, as (T, I) or ids (T,)."""
+    array = as_array(name, value)
+    if array.dtype.kind in "iu":
+        if array.ndim != 1:
+            raise ValueError(
+                f"{name} of integers must have shape (T,): token ids; got {array.shape}"
+            )
+        return array
+    array = as_real(name, array, dtype)
+    if array.ndim != 2 or array.shape[1] != I:
+        raise ValueError(
+            f"{name} must have shape (T, I) = (T, {I}) to fit W, got {array.shape}"
+        )
+    return array
+
+
+def as_starts(z0: Any, form: Form, H: int, dtype: np.dtype[Any]) -> Array:
+    """Return the initial state of each sequence, (S, H)."""
+    if z0 is None:
+        return np.zeros((form.S, H), dtype)
+    return as_rows("z0", z0, form.S, H, dtype, form.batched)
+
+
+def as_budget(
+    memory: int | str | None, checkpoint: int | None
+) -> tuple[int | None, int | None]:
+    """Return memory in bytes, or the steps between states that are kept."""
+    if memory is not None and checkpoint is not None:
+        raise ValueError("memory and checkpoint must not both be given")
+    return (
+        None if memory is None else as_bytes("memory", memory),
+        None if checkpoint is None else as_size("checkpoint", checkpoint),
+    )
+
+
+def as_flow(
+    tape: Tape,
+    clip_error: float | None,
+    clip_error_value: float | None,
+    record: bool,
+) -> Flow | None:
+    """Return what is to be done with the error; None for nothing."""
+    if clip_error is clip_error_value is None and not record:
+        return None
+    flow = Flow(
+        np.inf if clip_error is None else as_positive("clip_error", clip_error),
+        np.inf
+        if clip_error_value is None
+        else as_positive("clip_error_value", clip_error_value),
+    )
+    if not record:
+        return flow
+    bounded = np.isfinite(tape.activation.range).all()
+    shape = tape.x.shape[:2]
+    return flow._replace(
+        threshold=SATURATED * tape.activation.gamma if bounded else 0.0,
+        norms=np.empty(shape),
+        saturated=np.empty(shape, np.int32),
+        dead=np.zeros(len(tape.V), np.int64),
+    )
+
+
+def as_input(x: ArrayLike, I: int, dtype: np.dtype[Any]) -> tuple[Array, bool]:
+    """Return x as (T, B, I) or ids (T, B), and whether it had the axis B."""
+    x = as_array("x", x)
+    if x.dtype.kind in "iu":
+        if x.ndim not in (1, 2):
+            hint = "; one-hot or real features must be floats" if x.ndim == 3 else ""
+            raise ValueError(
+                f"x of integers must have shape (T, B) or (T,): token ids; "
+                f"got {x.shape}{hint}"
+            )
+        ids = as_ids("x", x, I)
+        return (ids, True) if x.ndim == 2 else (ids[:, np.newaxis], False)
+    x = as_real("x", x, dtype)
+    if x.ndim not in (2, 3):
+        raise ValueError(f"x must have shape (T, B, I) or (T, I), got {x.shape}")
+    if x.shape[-1] != I:
+        letters, expected = (
+            ("(T, B, I)", f"(T, B, {I})") if x.ndim == 3 else ("(T, I)", f"(T, {I})")
+        )
+        raise ValueError(
+            f"x must have shape {letters} = {expected} to fit W, got {x.shape}"
+        )
+    return (x, True) if x.ndim == 3 else (x[:, np.newaxis], False)
+
+
+def as_rows(
+    name: str, value: ArrayLike, B: int, H: int, dtype: np.dtype[Any], batched: bool
+) -> Array:
+    """Return a state of each sequence as (B, H)."""
+    array = as_real(name, value, dtype)
+    if batched:
+        check_shape(name, array, "(B, H)", (B, H))
+    else:
+        check_shape(name, array, "(H,)", (H,))
+    return array.reshape(B, H)

@@ -1,0 +1,337 @@
+# Backward: the steps of `_kernels_forward.pxi`, in reverse.
+
+def backward(
+    x, W, V, z, activation, dz, dz_last, dW, dV, db, dz0, dx,
+    layout=None, segment=None, flow=None,
+):
+    """Run the layer backwards: all gradients, from dz and dz_last."""
+    features, ids = (x, None) if x.ndim == 3 else (None, x)
+    if layout is None:
+        if z.shape[0] == 1 or z.shape[1] == 0:
+            # No step: the last state is the initial one, and nothing else had a part.
+            dz0[...] = 0 if dz_last is None else dz_last
+            for gradient in (dW, dV, db):
+                if gradient is not None:
+                    gradient[...] = 0
+            return
+    if dz is not None and dz_last is not None and (
+        layout is None or layout.ends is None
+    ):
+        dz_last = dz_last + dz[len(dz) - 1]
+    if z.itemsize == sizeof(float):
+        _backward[float](
+            features, ids, W, V, z, activation, dz, dz_last, dW, dV, db, dz0, dx,
+            layout, segment, flow)
+    else:
+        _backward[double](
+            features, ids, W, V, z, activation, dz, dz_last, dW, dV, db, dz0, dx,
+            layout, segment, flow)
+
+
+cdef int _backward(
+    const real[:, :, ::1] x,            # (T, B, I)      IN, or None
+    const Py_ssize_t[:, ::1] ids,       # (T, B)         IN, or None
+    const real[:, :] W,                 # (I, H)         IN
+    const real[:, :] V,                 # (H, H)         IN
+    const real[:, :, ::1] z,            # (T + 1, B, H)  IN
+    activation,
+    const real[:, :, ::1] dz,           # (T, B, H)      IN, or None
+    const real[:, ::1] dz_last,         # (B, H)         IN, or None; for dz[T-1]
+    real[:, ::1] dW,                    # (I, H)         OUT
+    real[:, ::1] dV,                    # (H, H)         OUT
+    real[::1] db,                       # (H)            OUT, or None
+    real[:, ::1] dz0,                   # (B, H)         OUT
+    real[:, :, ::1] dx,                 # (T, B, I)      OUT, or None
+    layout, segment, flow,
+) except -1:
+    cdef Layer l
+    memset(&l, 0, sizeof(l))
+    point_at_weights(&l, W, V, z.shape[0] - 1, z.shape[1])
+    if layout is not None:
+        point_at_layout[real](
+            &l, layout.offsets, layout.restarts, layout.starts, layout.da_starts,
+            layout.ends)
+    if segment is not None:
+        point_at_segment[real](
+            &l, segment.steps, segment.add, segment.da_next, segment.da_first)
+    if flow is not None:
+        point_at_flow(
+            &l, flow.clip_norm, flow.clip_value, flow.threshold, flow.norms,
+            flow.saturated, flow.dead)
+    if x is not None:
+        l.x = &x[0, 0, 0]
+    if ids is not None:
+        l.ids = &ids[0, 0]
+    l.z = <void *> &z[0, 0, 0]
+    if dz is not None:
+        l.dz = &dz[0, 0, 0]
+    if dz_last is not None:
+        l.dz_last = &dz_last[0, 0]
+    l.dW, l.dV, l.dz0 = &dW[0, 0], &dV[0, 0], &dz0[0, 0]
+    if db is not None:
+        l.db = &db[0]
+    if dx is not None:
+        l.dx = &dx[0, 0, 0]
+    if real is float:
+        return run(&l, activation, backward_f32, True)
+    else:
+        return run(&l, activation, backward_f64, True)
+
+
+cdef void point_at_segment(
+    Layer *l, Py_ssize_t steps, bint add, const real[:, ::1] da_next,
+    real[:, ::1] da_first,
+) noexcept:
+    l.steps, l.add = steps, add
+    if da_next is not None and da_next.shape[0] > 0:
+        l.da_next, l.next_rows = &da_next[0, 0], da_next.shape[0]
+    if da_first is not None:
+        l.da_first = &da_first[0, 0]
+
+
+cdef void point_at_flow(
+    Layer *l, double clip_norm, double clip_value, double threshold,
+    double[:, ::1] norms, int32_t[:, ::1] saturated, int64_t[::1] dead,
+) noexcept:
+    l.has_flow = True
+    l.flow.clip_norm, l.flow.clip_value = clip_norm, clip_value
+    l.flow.threshold = threshold
+    if norms is not None:
+        l.norms, l.saturated, l.dead = &norms[0, 0], &saturated[0, 0], &dead[0]
+
+
+cdef void backward_f32(void *layer, int tid, int n) noexcept nogil:
+    backward_loop(<Layer *> layer, _isa.f32, tid, n)
+
+
+cdef void backward_f64(void *layer, int tid, int n) noexcept nogil:
+    backward_loop(<Layer *> layer, _isa.f64, tid, n)
+
+
+cdef void backward_loop(Layer *l, const Kernels *k, int tid, int n) noexcept nogil:
+    cdef Py_ssize_t B = l.B, I = l.I, H = l.H, P = k.panel, c, h
+    cdef Py_ssize_t chunks = l.plan.chunks
+    cdef void *da[2]
+    da[0] = l.packed_da
+    da[1] = at(l, da[0], panels_of(H, P) * l.chunk_panel)
+
+    k.pack(split(H, tid, n), split(H, tid + 1, n), H,
+           l.V, l.V_h, l.V_i, l.packed_V, H * P)
+    if l.dx != NULL:
+        k.pack(split(H, tid, n), split(H, tid + 1, n), I,
+               l.W, l.W_h, l.W_i, l.packed_W, H * P)
+    if tid == 0 and l.db != NULL and not l.add:
+        memset(l.db, 0, H * l.itemsize)
+    if tid == 0 and l.x == NULL and not l.add:
+        memset(l.dW, 0, I * H * l.itemsize)
+    if l.add and chunks > 1:
+        k.pack(split(H, tid, n), split(H, tid + 1, n), H,
+               l.dV, H, 1, l.packed_dV, H * P)
+        if l.x != NULL:
+            k.pack(split(I, tid, n), split(I, tid + 1, n), H,
+                   l.dW, H, 1, l.packed_dW, I * P)
+    if l.norms != NULL:
+        memset(at(l, l.dead_now, tid * l.dead_stride), 0, H * l.itemsize)
+        memset(l.dead_sums + tid * H, 0, H * sizeof(int64_t))
+    if tid == 0 and (l.da_next != NULL or l.offsets != NULL):
+        # Of rows that end before the others no error comes back.
+        memset(l.packed_state, 0, 2 * panels_of(H, P) * l.state_panel * l.itemsize)
+        if l.da_next != NULL:
+            k.pack(0, l.next_rows, H, l.da_next, H, 1,
+                   at(l, l.packed_state, (l.T + 1 & 1) * panels_of(H, P)
+                      * l.state_panel + (B - l.next_rows) * P), l.state_panel)
+    meet(l, tid, n)
+
+    if l.plan.split == PIPELINE and n == 2:
+        # While the first thread walks through a chunk, the second sums up the last.
+        for c in range(chunks, -1, -1):
+            watch(l, c + 1, tid)
+            if tid == 0 and c > 0:
+                backward_steps(l, k, c - 1, da[(c - 1) & 1], 0, 1)
+            if tid == 1 and c < chunks:
+                backward_products(l, k, c, da[c & 1], 0, 1)
+            meet(l, tid, n)
+            if stopped_at(&l.barrier, c + 1):
+                return
+    else:
+        for c in range(chunks - 1, -1, -1):
+            watch(l, c + 1, tid)
+            backward_steps(l, k, c, da[0], tid, n)
+            meet(l, tid, n)
+            if stopped_at(&l.barrier, c + 1):
+                return
+            backward_products(l, k, c, da[0], tid, n)
+
+    if l.plan.chunks > 1:
+        k.unpack(split(H, tid, n), split(H, tid + 1, n), H,
+                 l.packed_dV, H * P, l.dV)
+        if l.x != NULL:
+            k.unpack(split(I, tid, n), split(I, tid + 1, n), H,
+                     l.packed_dW, I * P, l.dW)
+    # da[1] was left where the step of t = 1 puts it.
+    da[1] = at(l, l.packed_state, panels_of(H, P) * l.state_panel)
+    if l.n_restarts and l.restarts[0] == 0:
+        meet(l, tid, n)
+        if tid == 0:
+            cut_errors(l, k, first_event(l.restarts, l.n_restarts, 1) - 1, 0, da[1],
+                       0, share_step(&l.plan, B, H, P, k.tile_rows, 0, 1), 0, 1)
+        meet(l, tid, n)
+    if l.da_first != NULL:
+        k.unpack(split(B, tid, n), split(B, tid + 1, n), H, da[1], l.state_panel,
+                 l.da_first)
+    k.state_backward(&l.cell, share_gemm(B, H, P, k.tile_rows, tid, n),
+                     da[1], l.state_panel, l.dz0)
+    if l.norms != NULL:
+        meet(l, tid, n)
+        if tid == 0:
+            for c in range(n):
+                for h in range(H):
+                    l.dead[h] += l.dead_sums[c * H + h]
+
+
+cdef void backward_steps(
+    Layer *l, const Kernels *k, Py_ssize_t c, void *da, int tid, int n
+) noexcept nogil:
+    """2. forward was z[t] <- sigma(a[t]), a[t] = .. + z[t-1] V, so now
+    da[t] <- (dz[t] + da[t+1] V^T) sigma'(z[t])"""
+    cdef Py_ssize_t T = l.T, H = l.H, P = k.panel, t, rows, cells, ended
+    cdef Py_ssize_t t0 = start_of(l, c), t1 = start_of(l, c + 1)
+    cdef Py_ssize_t x0 = cells_before(l, t0)
+    cdef Py_ssize_t e = first_event(l.restarts, l.n_restarts, t1 + 1) - 1
+    cdef Py_ssize_t f = first_event(l.ends, l.n_ends, t1) - 1
+    cdef Cell cell = l.cell
+    cdef Share mine
+    cdef const void *dz_t
+    cdef void *da_next
+    cdef void *da_t
+    cdef void *da_rows
+    cdef void *states[2]
+    states[0] = l.packed_state
+    states[1] = at(l, states[0], panels_of(H, P) * l.state_panel)
+    cell.B = rows_of(l, t1 - 1)
+    mine = share_step(&l.plan, cell.B, H, P, k.tile_rows, tid, n)
+    if l.has_flow:
+        cell.activation = IDENTITY
+
+    for t in range(t1, t0, -1):
+        rows, cells = rows_of(l, t - 1), cells_before(l, t - 1)
+        if rows != cell.B:
+            # The rows that come in are shared anew.
+            meet(l, tid, n)
+            cell.B = rows
+            mine = share_step(&l.plan, rows, H, P, k.tile_rows, tid, n)
+        dz_t = NULL if l.dz == NULL else at(l, l.dz, cells * H)
+        if f >= 0 and l.ends[3 * f] == t - 1:
+            f = gather_ends(l, f, t - 1, dz_t, mine, tid, n)
+            dz_t = l.step_dz
+        elif t == T and l.dz_last != NULL and l.n_ends == 0:
+            dz_t = l.dz_last
+        da_next = NULL if t == T and l.da_next == NULL else states[(t + 1) & 1]
+        if e >= 0 and l.restarts[3 * e] == t:
+            e = cut_errors(l, k, e, t, da_next, l.B - rows, mine, tid, n)
+            if l.B == 1:
+                da_next = NULL
+        ended = (l.B - rows) * P
+        if da_next != NULL:
+            da_next = at(l, da_next, ended)
+        da_t = at(l, states[t & 1], ended)
+        da_rows = at(l, da, (cells - x0) * P)
+        k.step_backward(&cell, mine, da_next, l.state_panel, dz_t,
+                        at(l, l.z, (l.B + cells) * H), da_t, l.state_panel,
+                        da_rows, l.chunk_panel)
+        if l.has_flow:
+            treat_errors(l, k, t - 1, da_t, da_rows, mine, tid, n)
+        if l.plan.split == COLUMNS:
+            meet(l, tid, n)
+    if l.norms != NULL:
+        add_dead(l, tid)
+
+
+cdef void backward_products(
+    Layer *l, const Kernels *k, Py_ssize_t c, const void *da, int tid, int n
+) noexcept nogil:
+    """2. and dV <- dV + z[t-1]^T da[t]. 1. forward was x[t] W + b, so now
+    dW <- dW + x[t]^T da[t], db <- db + da[t], dx[t] <- da[t] W^T"""
+    cdef Py_ssize_t I = l.I, H = l.H, P = k.panel
+    cdef Py_ssize_t t0 = start_of(l, c), t1 = start_of(l, c + 1)
+    cdef Py_ssize_t x0 = cells_before(l, t0), panel = l.chunk_panel
+    cdef Py_ssize_t R = cells_before(l, t1) - x0
+    cdef Py_ssize_t panels = panels_of(H, P)
+    cdef Py_ssize_t units = k.outer_tiles(H) * panels
+    cdef Py_ssize_t p0 = split(panels, tid, n), p1 = split(panels, tid + 1, n)
+    # Sums stay packed from chunk to chunk, unless one chunk is all there is.
+    cdef bint direct = l.plan.chunks == 1, add = t1 < l.T or l.add
+
+    pack_states(l, k, t0, t1, split(R, tid, n), split(R, tid + 1, n))
+    if l.x != NULL:
+        k.pack(split(R, tid, n), split(R, tid + 1, n), I,
+               at(l, l.x, x0 * I), I, 1, l.packed_x, panel)
+    meet(l, tid, n)
+    k.gemm_outer(split(units, tid, n), split(units, tid + 1, n), H, H, R,
+                 l.packed_z, panel, da, panel, l.dV if direct else l.packed_dV,
+                 H if direct else P, P if direct else H * P, add)
+    if l.x != NULL:
+        units = k.outer_tiles(I) * panels
+        k.gemm_outer(split(units, tid, n), split(units, tid + 1, n), I, H, R,
+                     l.packed_x, panel, da, panel, l.dW if direct else l.packed_dW,
+                     H if direct else P, P if direct else I * P, add)
+    else:
+        k.scatter(p0, p1, H, R, l.ids + x0, da, panel, l.dW)
+    if l.db != NULL:
+        k.sum_rows(p0, p1, H, R, da, panel, l.db)
+    if l.dx != NULL:
+        k.gemm(share_gemm(R, I, P, k.tile_rows, tid, n), I, H, da, panel,
+               l.packed_W, NULL, at(l, l.dx, x0 * I), I)
+    meet(l, tid, n)
+
+
+class _NoActivation:
+    code, alpha, beta = IDENTITY, 0.0, 0.0
+
+
+_NO_ACTIVATION = _NoActivation()
+
+
+def state_backward(V, da, dz):
+    """Run back from steps to the states they start from: dz = da V^T."""
+    if not len(da):
+        return
+    if dz.itemsize == sizeof(float):
+        _state_backward[float](V, da, dz)
+    else:
+        _state_backward[double](V, da, dz)
+
+
+cdef int _state_backward(
+    const real[:, :] V,                 # (H, H)         IN
+    const real[:, ::1] da,              # (R, H)         IN
+    real[:, ::1] dz,                    # (R, H)         OUT
+) except -1:
+    cdef Layer l
+    memset(&l, 0, sizeof(l))
+    # One step of R rows, without the step.
+    point_at_weights(&l, V, V, 1, da.shape[0])
+    l.da_first, l.dz0 = <void *> &da[0, 0], &dz[0, 0]
+    if real is float:
+        return run(&l, _NO_ACTIVATION, states_f32, True)
+    else:
+        return run(&l, _NO_ACTIVATION, states_f64, True)
+
+
+cdef void states_f32(void *layer, int tid, int n) noexcept nogil:
+    states_loop(<Layer *> layer, _isa.f32, tid, n)
+
+
+cdef void states_f64(void *layer, int tid, int n) noexcept nogil:
+    states_loop(<Layer *> layer, _isa.f64, tid, n)
+
+
+cdef void states_loop(Layer *l, const Kernels *k, int tid, int n) noexcept nogil:
+    cdef Py_ssize_t B = l.B, H = l.H, P = k.panel
+    k.pack(split(H, tid, n), split(H, tid + 1, n), H,
+           l.V, l.V_h, l.V_i, l.packed_V, H * P)
+    k.pack(split(B, tid, n), split(B, tid + 1, n), H,
+           l.da_first, H, 1, l.packed_state, l.state_panel)
+    meet(l, tid, n)
+    k.state_backward(&l.cell, share_gemm(B, H, P, k.tile_rows, tid, n),
+                     l.packed_state, l.state_panel, l.dz0)

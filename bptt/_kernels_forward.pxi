@@ -1,0 +1,147 @@
+# Forward: the mirror of `_kernels_backward.pxi`.
+
+def forward(x, W, V, b, z, activation, layout=None):
+    """Run the layer: z[t] = sigma(x[t] W + z[t-1] V + b)."""
+    features, ids = (x, None) if x.ndim == 3 else (None, x)
+    if z.itemsize == sizeof(float):
+        _forward[float](features, ids, W, V, b, z, activation, layout)
+    else:
+        _forward[double](features, ids, W, V, b, z, activation, layout)
+
+
+cdef int _forward(
+    const real[:, :, ::1] x,            # (T, B, I)      IN, or None
+    const Py_ssize_t[:, ::1] ids,       # (T, B)         IN, or None
+    const real[:, :] W,                 # (I, H)         IN
+    const real[:, :] V,                 # (H, H)         IN
+    const real[::1] b,                  # (H)            IN, or None
+    real[:, :, ::1] z,                  # (T + 1, B, H)  IN z[0], OUT z[1..T]
+    activation,
+    layout,
+) except -1:
+    cdef Layer l
+    memset(&l, 0, sizeof(l))
+    point_at_weights(&l, W, V, z.shape[0] - 1, z.shape[1])
+    if layout is not None:
+        point_at_layout[real](
+            &l, layout.offsets, layout.restarts, layout.starts, None, None)
+    if l.T == 0 or l.B == 0:
+        return 0
+    if x is not None:
+        l.x = &x[0, 0, 0]
+    if ids is not None:
+        l.ids = &ids[0, 0]
+    if b is not None:
+        l.b = &b[0]
+    l.z = &z[0, 0, 0]
+    if real is float:
+        return run(&l, activation, forward_f32, False)
+    else:
+        return run(&l, activation, forward_f64, False)
+
+
+cdef void forward_f32(void *layer, int tid, int n) noexcept nogil:
+    forward_loop(<Layer *> layer, _isa.f32, tid, n)
+
+
+cdef void forward_f64(void *layer, int tid, int n) noexcept nogil:
+    forward_loop(<Layer *> layer, _isa.f64, tid, n)
+
+
+cdef void forward_loop(Layer *l, const Kernels *k, int tid, int n) noexcept nogil:
+    cdef Py_ssize_t B = l.B, I = l.I, H = l.H, P = k.panel, c
+    cdef Py_ssize_t chunks = l.plan.chunks
+
+    k.pack(split(H, tid, n), split(H, tid + 1, n), H,
+           l.V, l.V_i, l.V_h, l.packed_V, H * P)
+    if l.x != NULL:
+        k.pack(split(I, tid, n), split(I, tid + 1, n), H,
+               l.W, l.W_i, l.W_h, l.packed_W, I * P)
+    if B > 1:
+        k.pack(split(B, tid, n), split(B, tid + 1, n), H,
+               l.z, H, 1, l.packed_state, l.state_panel)
+    meet(l, tid, n)
+
+    if l.plan.split == PIPELINE and n == 2:
+        # While the first thread walks through a chunk, the second prepares the next.
+        for c in range(chunks + 1):
+            watch(l, c + 1, tid)
+            if tid == 1 and c < chunks:
+                forward_products(l, k, c, 0, 1)
+            if tid == 0 and c > 0:
+                forward_steps(l, k, c - 1, 0, 1)
+            meet(l, tid, n)
+            if stopped_at(&l.barrier, c + 1):
+                return
+    else:
+        for c in range(chunks):
+            watch(l, c + 1, tid)
+            forward_products(l, k, c, tid, n)
+            if stopped_at(&l.barrier, c + 1):
+                return
+            forward_steps(l, k, c, tid, n)
+
+
+cdef void forward_products(
+    Layer *l, const Kernels *k, Py_ssize_t c, int tid, int n
+) noexcept nogil:
+    """1. z[t] <- x[t] W + b: a state's place holds its input until the step comes."""
+    cdef Py_ssize_t I = l.I, H = l.H, P = k.panel
+    cdef Py_ssize_t t0 = start_of(l, c), t1 = start_of(l, c + 1)
+    cdef Py_ssize_t x0 = cells_before(l, t0), panel = l.chunk_panel
+    cdef Py_ssize_t R = cells_before(l, t1) - x0
+    cdef Share mine = share_gemm(R, H, P, k.tile_rows, tid, n)
+    cdef void *a = at(l, l.z, (l.B + x0) * H)
+
+    if l.x != NULL:
+        k.pack(split(R, tid, n), split(R, tid + 1, n), I,
+               at(l, l.x, x0 * I), I, 1, l.packed_x, panel)
+        meet(l, tid, n)
+        k.gemm(mine, H, I, l.packed_x, panel, l.packed_W, l.b, a, H)
+    else:
+        k.gather(split(R, tid, n), split(R, tid + 1, n), H,
+                 l.ids + x0, l.W, l.W_i, l.W_h, l.b, a)
+    meet(l, tid, n)
+
+
+cdef void forward_steps(
+    Layer *l, const Kernels *k, Py_ssize_t c, int tid, int n
+) noexcept nogil:
+    """2. z[t] <- sigma(z[t] + z[t-1] V)"""
+    cdef Py_ssize_t H = l.H, P = k.panel, t, ended, rows
+    cdef Py_ssize_t t0 = start_of(l, c), t1 = start_of(l, c + 1)
+    cdef Py_ssize_t e = first_event(l.restarts, l.n_restarts, t0)
+    cdef Cell cell = l.cell
+    cdef Share mine
+    cdef const void *before
+    cdef void *z_t
+    cdef void *states[2]
+    states[0] = l.packed_state
+    states[1] = at(l, states[0], panels_of(H, P) * l.state_panel)
+    cell.B = rows_of(l, t0)
+    mine = share_step(&l.plan, cell.B, H, P, k.tile_rows, tid, n)
+
+    for t in range(t0 + 1, t1 + 1):
+        if l.B == 1:
+            # A row is packed as it stands.
+            before = at(l, l.z, (t - 1) * H)
+            if e < l.n_restarts and l.restarts[3 * e] == t - 1:
+                before = at(l, l.starts, l.restarts[3 * e + 2] * H)
+                e += 1
+            k.step_forward(&cell, mine, before, P, at(l, l.z, t * H), NULL, 0)
+        else:
+            rows = rows_of(l, t - 1)
+            if rows != cell.B:
+                # The rows that are left are shared anew.
+                meet(l, tid, n)
+                cell.B = rows
+                mine = share_step(&l.plan, rows, H, P, k.tile_rows, tid, n)
+            if e < l.n_restarts and l.restarts[3 * e] == t - 1:
+                e = restart_states(l, k, e, t - 1, states[(t - 1) & 1], mine, tid, n)
+            ended = (l.B - rows) * P
+            z_t = at(l, l.z, (l.B + cells_before(l, t - 1)) * H)
+            k.step_forward(&cell, mine, at(l, states[(t - 1) & 1], ended),
+                           l.state_panel, z_t, at(l, states[t & 1], ended),
+                           l.state_panel)
+        if l.plan.split == COLUMNS:
+            meet(l, tid, n)

@@ -1,0 +1,139 @@
+# What a call needs beside its arrays: memory, threads, signals.
+
+cdef class _Workspace:
+    """A block of memory that grows; one for each call that runs at the same time."""
+
+    cdef char *block
+    cdef size_t size
+
+    def __dealloc__(self):
+        free(self.block)
+
+    cdef char *reserve(self, size_t size) except NULL:
+        if size > self.size:
+            free(self.block)
+            self.size = 0
+            self.block = <char *> malloc(size)
+            if self.block == NULL:
+                raise MemoryError(f"a workspace of {size} bytes is not to be had")
+            self.size = size
+        return self.block
+
+
+cdef list _idle = []             # workspaces kept for the next call
+
+
+cdef _Workspace take_workspace():
+    # Not a look and then a pop: another thread may come between.
+    try:
+        return _idle.pop()
+    except IndexError:
+        return _Workspace()
+
+
+cdef size_t lay_out(Layer *l, bint backward, char *base) noexcept nogil:
+    """Give each packed operand its part of the block at base; return their size."""
+    cdef Py_ssize_t P = l.panel, H_panels = panels_of(l.H, P)
+    cdef Py_ssize_t Hp = H_panels * P, Ip = panels_of(l.I, P) * P
+    cdef Py_ssize_t chunk_I = panels_of(l.I, P) * l.chunk_panel
+    cdef Py_ssize_t chunk_H = H_panels * l.chunk_panel
+    cdef size_t used = 0
+    l.packed_V = part(l, base, &used, l.H * Hp)
+    l.packed_state = part(l, base, &used, 2 * H_panels * l.state_panel)
+    l.packed_x = part(l, base, &used, 0 if l.x == NULL else chunk_I)
+    if backward:
+        l.packed_W = part(l, base, &used, 0 if l.dx == NULL else l.H * Ip)
+        l.packed_z = part(l, base, &used, chunk_H)
+        l.packed_da = part(l, base, &used, (1 + (l.plan.split == PIPELINE)) * chunk_H)
+        if l.plan.chunks > 1:
+            l.packed_dV = part(l, base, &used, l.H * Hp)
+            l.packed_dW = part(l, base, &used, 0 if l.x == NULL else l.I * Hp)
+    else:
+        l.packed_W = part(l, base, &used, 0 if l.x == NULL else l.I * Hp)
+    if l.n_ends:
+        l.step_dz = part(l, base, &used, l.B * l.H)
+    if l.norms != NULL:
+        l.dead_now = part(l, base, &used, l.plan.threads * l.dead_stride)
+        # A real has four bytes at least, a count eight.
+        l.dead_sums = <int64_t *> part(l, base, &used, 2 * l.plan.threads * l.H)
+    return used
+
+
+cdef void *part(Layer *l, char *base, size_t *used, size_t count) noexcept nogil:
+    cdef size_t start = used[0]
+    # Whole cache lines, and one to spare: no part ends where the next begins.
+    used[0] += (count * l.itemsize + 127) // 64 * 64
+    return base + start
+
+
+cdef int run(Layer *l, activation, Body body, bint backward) except -1:
+    """Walk through time with the threads of the pool."""
+    # Strides of 0 can make a matrix look larger than any memory.
+    if <double> l.H * (l.H + l.I) * l.itemsize > 2.0 ** 60:
+        raise MemoryError(f"a matrix of {l.H} x {l.H + l.I} is not to be packed")
+    cdef Py_ssize_t tile_rows
+    if l.itemsize == sizeof(float):
+        l.panel, tile_rows = _isa.f32.panel, _isa.f32.tile_rows
+    else:
+        l.panel, tile_rows = _isa.f64.panel, _isa.f64.tile_rows
+    l.plan = make_plan(
+        l.T, l.B, l.I, l.H, l.itemsize, l.panel, tile_rows, _threads.get_num_threads())
+    if l.steps:
+        l.plan.steps = l.steps
+        l.plan.chunks = (l.T + l.steps - 1) // l.steps
+    l.dead_stride = l.H + 64     # no two threads write to one cache line
+    # Odd numbers of rows, for panels a power of two apart would meet in the caches.
+    l.chunk_panel = (min(l.plan.steps, l.T) * l.B | 1) * l.panel
+    l.state_panel = (l.B | 1) * l.panel
+    l.main_thread = threading.current_thread() is threading.main_thread()
+    l.watched = seconds()
+
+    cdef _Workspace workspace = take_workspace()
+    cdef size_t size = lay_out(l, backward, NULL)
+    cdef char *block = workspace.reserve(size + 64)
+    lay_out(l, backward, <char *> ((<size_t> block + 63) // 64 * 64))
+    l.cell.B, l.cell.H, l.cell.V = l.B, l.H, l.packed_V
+    l.cell.activation = activation.code
+    l.cell.alpha, l.cell.beta = activation.alpha, activation.beta
+    with nogil:
+        run_on_threads(body, l, l.plan.threads)
+    if l.interrupted:
+        return -1                # and raise what a signal handler has set
+    _idle.append(workspace)
+    return 0
+
+
+cdef void watch(Layer *l, Py_ssize_t turn, int tid) noexcept nogil:
+    """Let Python handle its signals now and then; where one raises, stop this turn."""
+    if tid == 0 and l.main_thread and seconds() - l.watched > WATCH:
+        with gil:
+            l.interrupted = PyErr_CheckSignals() != 0
+        if l.interrupted:
+            stop_at(&l.barrier, turn)
+        l.watched = seconds()
+
+
+cdef inline void *at(const Layer *l, const void *array, Py_ssize_t i) noexcept nogil:
+    """Return the address of an array's element i."""
+    return <char *> array + i * l.itemsize
+
+
+cdef inline Py_ssize_t start_of(const Layer *l, Py_ssize_t c) noexcept nogil:
+    """Return how many steps lie before chunk c."""
+    return min(l.T, c * l.plan.steps)
+
+
+cdef void meet(Layer *l, int tid, int n) noexcept nogil:
+    """Wait for all threads; one that works by itself has nobody to wait for."""
+    if n > 1:
+        barrier_wait(&l.barrier, tid, n)
+
+
+cdef void point_at_weights(
+    Layer *l, const real[:, :] W, const real[:, :] V, Py_ssize_t steps, Py_ssize_t rows,
+) noexcept:
+    l.T, l.B, l.I, l.H = steps, rows, W.shape[0], W.shape[1]
+    l.W, l.V = &W[0, 0], &V[0, 0]
+    l.itemsize = sizeof(real)
+    l.W_i, l.W_h = W.strides[0] // l.itemsize, W.strides[1] // l.itemsize
+    l.V_i, l.V_h = V.strides[0] // l.itemsize, V.strides[1] // l.itemsize

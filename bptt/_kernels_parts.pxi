@@ -1,0 +1,190 @@
+# Rows that end early or start anew, and the error on its way back: see `_parts.py`.
+
+
+cdef inline Py_ssize_t cells_before(const Layer *l, Py_ssize_t step) noexcept nogil:
+    """Return how many cells, entries of x, lie before a step counted from 0."""
+    return step * l.B if l.offsets == NULL else l.offsets[step]
+
+
+cdef inline Py_ssize_t rows_of(const Layer *l, Py_ssize_t step) noexcept nogil:
+    return l.B if l.offsets == NULL else l.offsets[step + 1] - l.offsets[step]
+
+
+cdef inline Py_ssize_t state_before(const Layer *l, Py_ssize_t step) noexcept nogil:
+    """Return the row of z at which the states begin that a step starts from."""
+    if l.offsets == NULL:
+        return step * l.B
+    return l.B + l.offsets[step] - rows_of(l, step)
+
+
+cdef Py_ssize_t first_event(
+    const Py_ssize_t *events, Py_ssize_t count, Py_ssize_t step
+) noexcept nogil:
+    """Return the number of the first event at this step or later."""
+    cdef Py_ssize_t low = 0, high = count, middle
+    while low < high:
+        middle = (low + high) // 2
+        if events[3 * middle] < step:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+cdef void point_at_layout(
+    Layer *l, const Py_ssize_t[::1] offsets, const Py_ssize_t[:, ::1] restarts,
+    const real[:, ::1] starts, real[:, ::1] da_starts, const Py_ssize_t[:, ::1] ends,
+) noexcept:
+    if offsets is not None:
+        l.offsets = &offsets[0]
+        l.T, l.B = offsets.shape[0] - 1, offsets[1] - offsets[0]
+    if restarts is not None and restarts.shape[0] > 0:
+        l.restarts, l.n_restarts = &restarts[0, 0], restarts.shape[0]
+        l.starts = &starts[0, 0]
+        if da_starts is not None:
+            l.da_starts = &da_starts[0, 0]
+    if ends is not None and ends.shape[0] > 0:
+        l.ends, l.n_ends = &ends[0, 0], ends.shape[0]
+
+
+cdef inline bint is_mine(
+    const Layer *l, Share mine, Py_ssize_t row, int tid, int n
+) noexcept nogil:
+    """Whether this thread looks after a row of a step: its own, or all of them."""
+    if l.plan.split == ROWS:
+        return mine.r0 <= row < mine.r1
+    return tid == 0 or n == 1
+
+
+cdef Py_ssize_t restart_states(
+    Layer *l, const Kernels *k, Py_ssize_t e, Py_ssize_t step, void *state,
+    Share mine, int tid, int n,
+) noexcept nogil:
+    """Put the starts of a step into the packed state before it, from event e on."""
+    cdef Py_ssize_t ended = l.B - rows_of(l, step), row
+    while e < l.n_restarts and l.restarts[3 * e] == step:
+        row = l.restarts[3 * e + 1]
+        if is_mine(l, mine, row - ended, tid, n):
+            k.pack(0, 1, l.H, at(l, l.starts, l.restarts[3 * e + 2] * l.H), l.H, 1,
+                   at(l, state, row * k.panel), l.state_panel)
+        e += 1
+    if l.plan.split == COLUMNS:
+        meet(l, tid, n)
+    return e
+
+
+cdef Py_ssize_t cut_errors(
+    Layer *l, const Kernels *k, Py_ssize_t e, Py_ssize_t step, void *da,
+    Py_ssize_t ended, Share mine, int tid, int n,
+) noexcept nogil:
+    """Put da of the rows that start anew at a step aside, from event e downwards, and
+    zero in its place: no gradient goes further back. The share is that of the step
+    before, of which so many rows have ended."""
+    cdef Py_ssize_t row, p
+    while e >= 0 and l.restarts[3 * e] == step:
+        row = l.restarts[3 * e + 1]
+        if is_mine(l, mine, row - ended, tid, n):
+            if l.da_starts != NULL:
+                k.unpack(0, 1, l.H, at(l, da, row * k.panel), l.state_panel,
+                         at(l, l.da_starts, e * l.H))
+            for p in range(panels_of(l.H, k.panel)):
+                memset(at(l, da, p * l.state_panel + row * k.panel), 0,
+                       k.panel * l.itemsize)
+        e -= 1
+    if l.plan.split == COLUMNS:
+        meet(l, tid, n)
+    return e
+
+
+cdef Py_ssize_t gather_ends(
+    Layer *l, Py_ssize_t f, Py_ssize_t step, const void *dz_t, Share mine, int tid,
+    int n,
+) noexcept nogil:
+    """step_dz <- dz[t], and to it dz_last of each sequence that ends with this step,
+    from event f downwards."""
+    cdef Py_ssize_t rows = rows_of(l, step), H = l.H, row, h
+    cdef Py_ssize_t r0 = 0, r1 = rows
+    cdef const void *source
+    if l.plan.split == ROWS:
+        r0, r1 = mine.r0, mine.r1
+    if l.plan.split == ROWS or tid == 0 or n == 1:
+        if dz_t == NULL:
+            memset(at(l, l.step_dz, r0 * H), 0, (r1 - r0) * H * l.itemsize)
+        else:
+            memcpy(at(l, l.step_dz, r0 * H), at(l, dz_t, r0 * H),
+                   (r1 - r0) * H * l.itemsize)
+    while f >= 0 and l.ends[3 * f] == step:
+        row = l.ends[3 * f + 1] - (l.B - rows)
+        if is_mine(l, mine, row, tid, n):
+            source = at(l, l.dz_last, l.ends[3 * f + 2] * H)
+            if l.itemsize == sizeof(float):
+                for h in range(H):
+                    (<float *> l.step_dz)[row * H + h] += (<const float *> source)[h]
+            else:
+                for h in range(H):
+                    (<double *> l.step_dz)[row * H + h] += (
+                        <const double *> source)[h]
+        f -= 1
+    if l.plan.split == COLUMNS:
+        meet(l, tid, n)
+    return f
+
+
+cdef void pack_states(
+    Layer *l, const Kernels *k, Py_ssize_t t0, Py_ssize_t t1,
+    Py_ssize_t low, Py_ssize_t high,
+) noexcept nogil:
+    """Pack z[t-1] of a chunk's cells from low to high, with starts in their place."""
+    cdef Py_ssize_t H = l.H, P = k.panel, base = cells_before(l, t0)
+    cdef Py_ssize_t s = t0, u, a, b, e
+    while s < t1:
+        u = s + 1
+        while u < t1 and (l.offsets == NULL or rows_of(l, u) == rows_of(l, s)):
+            u = u + 1 if l.offsets != NULL else t1
+        a, b = cells_before(l, s) - base, cells_before(l, u) - base
+        if max(a, low) < min(b, high):
+            k.pack(max(a, low), min(b, high), H,
+                   at(l, l.z, (state_before(l, s) - a) * H), H, 1,
+                   l.packed_z, l.chunk_panel)
+        s = u
+    e = first_event(l.restarts, l.n_restarts, t0)
+    while e < l.n_restarts and l.restarts[3 * e] < t1:
+        s = l.restarts[3 * e]
+        a = cells_before(l, s) - base + l.restarts[3 * e + 1] - (l.B - rows_of(l, s))
+        if low <= a < high:
+            k.pack(0, 1, H, at(l, l.starts, l.restarts[3 * e + 2] * H), H, 1,
+                   at(l, l.packed_z, a * P), l.chunk_panel)
+        e += 1
+
+
+cdef void treat_errors(
+    Layer *l, const Kernels *k, Py_ssize_t step, void *da, void *da_rows, Share mine,
+    int tid, int n,
+) noexcept nogil:
+    """Clip and measure e[t], which stands in da, and multiply it with sigma'."""
+    cdef Py_ssize_t rows = rows_of(l, step), cells = cells_before(l, step)
+    cdef Py_ssize_t r0 = mine.r0, r1 = mine.r1
+    cdef double *norms = NULL
+    cdef int32_t *saturated = NULL
+    cdef void *dead = NULL
+    if l.norms != NULL:
+        norms, saturated = l.norms + cells, l.saturated + cells
+        dead = at(l, l.dead_now, tid * l.dead_stride)
+    if l.plan.split == COLUMNS:
+        meet(l, tid, n)
+        r0, r1 = split(rows, tid, n), split(rows, tid + 1, n)
+    k.flow_backward(&l.cell, &l.flow, r0, r1, at(l, l.z, (l.B + cells) * l.H),
+                    da, l.state_panel, da_rows, l.chunk_panel, norms, saturated, dead)
+
+
+cdef void add_dead(Layer *l, int tid) noexcept nogil:
+    """Add this thread's counts of a chunk, few enough for a real, to its sums."""
+    cdef Py_ssize_t h
+    cdef int64_t *sums = l.dead_sums + tid * l.H
+    cdef void *now = at(l, l.dead_now, tid * l.dead_stride)
+    for h in range(l.H):
+        if l.itemsize == sizeof(float):
+            sums[h] += <int64_t> (<float *> now)[h]
+        else:
+            sums[h] += <int64_t> (<double *> now)[h]
+    memset(now, 0, l.H * l.itemsize)

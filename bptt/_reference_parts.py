@@ -1,0 +1,167 @@
+"""The recurrence in NumPy where a call is not a plain one: see `_parts.py`.
+
+The specification of `_kernels_parts.pxi`: one step after the other, in the order and
+with the step numbers of `_reference.py`, which calls this where a part is given.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bptt._parts import Flow, Layout, Segment
+from bptt.activations import Activation
+
+Array = NDArray[Any]
+
+
+class Steps:
+    """Each step's rows in arrays of cells, and where its rows start anew."""
+
+    def __init__(self, z: Array, layout: Layout) -> None:
+        if layout.offsets is None:
+            self.B = z.shape[1]
+            self.offsets: Array = np.arange(len(z)) * self.B
+        else:
+            self.B, self.offsets = layout.rows(0), layout.offsets
+        self.T = len(self.offsets) - 1
+        self.z = z.reshape(-1, z.shape[-1])
+        self.layout = layout
+
+    def cells(self, t: int) -> slice:
+        """Return the rows of step t = 1..T in an array of one entry per cell."""
+        return slice(self.offsets[t - 1], self.offsets[t])
+
+    def ended(self, t: int) -> int:
+        return int(self.B - (self.offsets[t] - self.offsets[t - 1]))
+
+    def at(self, events: Array | None, t: int) -> list[tuple[int, int, int]]:
+        """Return the number, row and index of the events of step t = 1..T."""
+        if events is None:
+            return []
+        found = np.flatnonzero(events[:, 0] == t - 1)
+        ended = self.ended(t)
+        return [(int(e), events[e, 1] - ended, events[e, 2]) for e in found]
+
+    def state(self, t: int) -> Array:
+        """Return z[t] of step t = 1..T."""
+        return self.z[self.B :][self.cells(t)]
+
+    def state_before(self, t: int) -> Array:
+        """Return z[t-1] as step t finds it: with starts in their place."""
+        end = self.B + self.offsets[t - 1]
+        before = self.z[end - len(self.state(t)) : end].copy()
+        for _, row, start in self.at(self.layout.restarts, t):
+            assert self.layout.starts is not None
+            before[row] = self.layout.starts[start]
+        return before
+
+
+def forward(
+    x: Array,
+    W: Array,
+    V: Array,
+    b: Array | None,
+    z: Array,
+    activation: Activation,
+    layout: Layout,
+) -> None:
+    """Run the layer: z[t] = sigma(x[t] W + z[t-1] V + b)."""
+    steps = Steps(z, layout)
+    x = x.reshape(-1, *x.shape[2:])
+    for t in range(1, steps.T + 1):
+        # 1. z[t] <- x[t] W + b
+        x_t = x[steps.cells(t)]
+        a = W[x_t] if x_t.ndim == 1 else x_t @ W
+        if b is not None:
+            a = a + b
+        # 2. z[t] <- sigma(z[t] + z[t-1] V)
+        steps.state(t)[...] = activation.sigma(a + steps.state_before(t) @ V)
+
+
+def backward(
+    x: Array,
+    W: Array,
+    V: Array,
+    z: Array,
+    activation: Activation,
+    dz: Array | None,
+    dz_last: Array | None,
+    dW: Array,
+    dV: Array,
+    db: Array | None,
+    dz0: Array,
+    dx: Array | None,
+    layout: Layout,
+    segment: Segment,
+    flow: Flow | None,
+) -> None:
+    """Run the layer backwards: all gradients, from dz and dz_last."""
+    steps = Steps(z, layout)
+    x = x.reshape(-1, *x.shape[2:])
+    if not segment.add:
+        for total in (dW, dV, db):
+            if total is not None:
+                total[...] = 0
+
+    da = np.zeros_like(z[0], shape=(0, len(V)))
+    if segment.da_next is not None:
+        da = segment.da_next
+    for t in range(steps.T, 0, -1):
+        # 2. e[t] = dz[t] + da[t+1] V^T and da[t] = e[t] sigma'(z[t])
+        z_t, now = steps.state(t), steps.cells(t)
+        e = np.zeros_like(z_t)
+        e[len(e) - len(da) :] = da @ V.T
+        if dz is not None:
+            e += dz.reshape(-1, len(V))[now]
+        if layout.ends is not None:
+            for _, row, n in steps.at(None if dz_last is None else layout.ends, t):
+                assert dz_last is not None
+                e[row] += dz_last[n]
+        elif dz_last is not None and t == steps.T:
+            e += dz_last
+        slope = activation.dsigma(z_t)
+        if flow is not None:
+            e = treat(e, slope, flow, now)
+        da = e * slope
+        z_prev, x_t = steps.state_before(t), x[now]
+        dV += z_prev.T @ da
+        # 1. forward was x[t] W + b, so now
+        if db is not None:
+            db += da.sum(axis=0)
+        if x_t.ndim == 1:
+            np.add.at(dW, x_t, da)
+        else:
+            dW += x_t.T @ da
+        if dx is not None:
+            dx.reshape(-1, len(W))[now] = da @ W.T
+        # The error of a row that starts anew goes into its start, and no further.
+        for e_number, row, _ in steps.at(layout.restarts, t):
+            if layout.da_starts is not None:
+                layout.da_starts[e_number] = da[row]
+            da[row] = 0
+    if segment.da_first is not None:
+        segment.da_first[...] = da
+    dz0[...] = da @ V.T
+
+
+def treat(e: Array, slope: Array, flow: Flow, cells: slice) -> Array:
+    """Return the error after clipping, and measure it as it was before."""
+    # In float64 and of entries over the largest: squares would leave the range.
+    largest = np.abs(e).max(axis=1, keepdims=True).astype(np.float64)
+    largest[~(largest > 0)] = 1
+    norms = largest * np.sqrt(((e / largest) ** 2).sum(axis=1, keepdims=True))
+    norms[np.isinf(largest)] = np.inf
+    norms[np.isnan(e).any(axis=1)] = np.nan
+    if flow.norms is not None:
+        assert flow.saturated is not None
+        assert flow.dead is not None
+        flow.norms.reshape(-1)[cells] = norms[:, 0]
+        saturated = (np.abs(slope) < flow.threshold).sum(axis=1)
+        flow.saturated.reshape(-1)[cells] = saturated
+        flow.dead[...] += (slope == 0).sum(axis=0)
+    factor = np.where(norms > flow.clip_norm, flow.clip_norm / norms, 1)
+    e = (e * factor).astype(e.dtype)
+    return np.clip(e, -flow.clip_value, flow.clip_value)

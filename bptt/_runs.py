@@ -1,0 +1,335 @@
+"""Runs that are not one plain call: rows that end or start anew, states not all kept.
+
+A run is walked leaf by leaf, forward to keep what its schedule says, and backward from
+the last leaf to the first, with the error carried from each to the one before. A run
+whose states are all kept has a single leaf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bptt import _backend, _recompute
+from bptt._forms import Form, Ragged
+from bptt._parts import Flow, Layout, Segment
+from bptt._recompute import Schedule
+from bptt._tape import ErrorFlow, Gradients, Tape
+from bptt._validation import as_real, check_shape
+from bptt.activations import Activation
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class Run(Tape):
+    """The tape of a run that is not a plain one.
+
+    Attributes
+    ----------
+    form : Rectangle or Ragged
+    layout : Layout or None
+    z0 : ndarray of shape (S, H)
+        The initial state of each sequence.
+    z_end : ndarray of shape (S, H)
+    schedule : Schedule or None
+        How its states are kept and recomputed; None where all are kept.
+    kept : list of (int, ndarray)
+        The leaves whose first state is kept, and that state.
+    held : list of one int
+        The leaf whose states z holds.
+    """
+
+    form: Form
+    layout: Layout | None
+    z0: Array
+    z_end: Array
+    schedule: Schedule | None
+    kept: list[tuple[int, Array]]
+    held: list[int]
+
+    def __post_init__(self) -> None:
+        pass
+
+    @property
+    def z_last(self) -> Array:
+        """The last state of each sequence, (B, H), or (H,)."""
+        return self.z_end if self.batched else self.z_end[0]
+
+    def __repr__(self) -> str:
+        I, H = self.W.shape
+        T = self.form.T if self.form.name == "array" else self.form.cells
+        kind = {"array": "T", "padded": "N", "list": "N", "values": "N"}
+        text = f"{kind[self.form.name]}={T}, B={self.form.S}, I={I}, H={H}"
+        return f"Tape({text}, {self.W.dtype}, {self.activation.name})"
+
+
+class Leaves:
+    """The steps of a run in leaves, and which part of each array belongs to one."""
+
+    def __init__(self, form: Form, layout: Layout | None, steps: int) -> None:
+        self.T, self.B, self.steps = form.T, form.B, steps
+        self.offsets = form.offsets if isinstance(form, Ragged) else None
+        self.whole = layout
+        self.count = -(-self.T // steps)
+
+    def bounds(self, i: int) -> tuple[int, int]:
+        return i * self.steps, min(self.T, (i + 1) * self.steps)
+
+    def rows(self, step: int) -> int:
+        if self.offsets is None:
+            return self.B
+        return int(self.offsets[step + 1] - self.offsets[step])
+
+    def part(self, i: int, array: Array | None) -> Array | None:
+        """Return leaf i of an array of one entry per step, or per cell."""
+        if array is None:
+            return None
+        t0, t1 = self.bounds(i)
+        if self.offsets is not None:
+            t0, t1 = self.offsets[t0], self.offsets[t1]
+        return array[t0:t1]
+
+    def states(self, i: int, flat: Array) -> Array:
+        """Return the place of leaf i's states, with the one before, in a buffer."""
+        t0, t1 = self.bounds(i)
+        H = flat.shape[-1]
+        if self.offsets is None:
+            return flat[: (t1 - t0 + 1) * self.B].reshape(-1, self.B, H)
+        cells = int(self.offsets[t1] - self.offsets[t0])
+        return flat[: self.rows(t0) + cells].reshape(-1, 1, H)
+
+    def room(self) -> int:
+        """Return the rows of a buffer for the states of any leaf."""
+        if self.offsets is None:
+            return (min(self.steps, self.T) + 1) * self.B
+        starts = np.arange(0, self.T, self.steps)
+        ends = np.minimum(starts + self.steps, self.T)
+        cells = self.offsets[ends] - self.offsets[starts]
+        rows = self.offsets[starts + 1] - self.offsets[starts]
+        return int((cells + rows).max(initial=0))
+
+    def layout(self, i: int) -> Layout | None:
+        return None if self.whole is None else self.whole.between(*self.bounds(i))
+
+
+def forward(
+    x: Array,
+    W: Array,
+    V: Array,
+    b: Array | None,
+    z0: Array,
+    activation: Activation,
+    form: Form,
+    flags: Array | None,
+    memory: int | None,
+    checkpoint: int | None,
+) -> tuple[Any, Run]:
+    """Run forward over x in cells, from z0 (S, H); return the states, and the tape."""
+    layout = form.layout(flags)
+    if layout is not None:
+        layout = layout._replace(starts=z0)
+    T, B, (I, H) = form.T, form.B, W.shape
+    z_end = z0.copy()
+    arguments = (x, W, V, b)
+    keeps = memory is None and checkpoint is None
+    if keeps or T == 0 or B == 0:
+        shape = (T + 1, B, H) if form.name == "array" else (B + form.cells, 1, H)
+        z = np.empty(shape, W.dtype)
+        flat = z.reshape(-1, H)
+        flat[:B] = z0[form.first] if B else 0
+        if T and B:
+            _backend.kernels.forward(x, W, V, b, z, activation, layout)
+            _take_ends(z_end, flat[B:], layout)
+        z.flags.writeable = False
+        run = Run(
+            *arguments,
+            z,
+            activation,
+            form.batched,
+            form,
+            layout,
+            z0,
+            z_end,
+            None,
+            [],
+            [0],
+        )
+        cells = z[1:] if form.name == "array" else z[B:]
+        return form.scatter(cells) if keeps else run.z_last, run
+
+    chunk = _backend.kernels.chunk_steps(T, B, I, H, W.itemsize)
+    schedule = _recompute.plan(
+        T, B, I, H, W.itemsize, chunk, memory=memory, checkpoint=checkpoint
+    )
+    leaves = Leaves(form, layout, schedule.steps)
+    buffer = np.empty((leaves.room(), H), W.dtype)
+    kept = [(0, z0[form.first])]
+    run = Run(
+        *arguments, buffer, activation, form.batched, form, layout, z0, z_end,
+        schedule, kept, [-1],
+    )  # fmt: skip
+    _walk_up(run, leaves, leaves.count, first_time=True)
+    return run.z_last, run
+
+
+def _walk_up(run: Run, leaves: Leaves, end: int, first_time: bool = False) -> None:
+    """Run from the last state that is kept up to a leaf's end, and keep more states
+    where there is room; z then holds the states of leaf end - 1.
+    """
+    assert run.schedule is not None
+    leaf, state = run.kept[-1]
+    keep_at = leaf
+    while True:
+        if leaf == keep_at:
+            if leaf != run.kept[-1][0]:
+                run.kept.append((leaf, state))
+            free = run.schedule.slots - len(run.kept)
+            keep_at = end
+            if free and end - leaf > 1:
+                keep_at = leaf + _recompute.split(end - leaf, free + 1)
+        states = leaves.states(leaf, run.z)
+        flat = states.reshape(-1, states.shape[-1])
+        flat[: len(state)] = state
+        layout = leaves.layout(leaf)
+        x = leaves.part(leaf, run.x)
+        _backend.kernels.forward(x, run.W, run.V, run.b, states, run.activation, layout)
+        leaf += 1
+        if first_time and (layout is not None or leaf == end):
+            _take_ends(run.z_end, flat[len(state) :], layout)
+        if leaf == end:
+            run.held[0] = leaf - 1
+            return
+        state = flat[len(flat) - leaves.rows(leaves.bounds(leaf)[0]) :].copy()
+
+
+def _take_ends(z_end: Array, cells: Array, layout: Layout | None) -> None:
+    """Copy the last states of the sequences that end within these cells."""
+    if layout is None or layout.offsets is None:
+        z_end[...] = cells[len(cells) - len(z_end) :]
+    elif layout.ends is not None:
+        step, row, sequence = layout.ends.T
+        rows = layout.offsets[step + 1] - layout.offsets[step]
+        z_end[sequence] = cells[layout.offsets[step] + row - (layout.rows(0) - rows)]
+
+
+def backward(
+    run: Run,
+    dz: Array | Callable[[int, Array], Any] | None,
+    dz_last: Array | None,
+    need_x_grad: bool,
+    flow: Flow | None,
+) -> tuple[Gradients, ErrorFlow | None]:
+    """Run backward, from dz in cells or given leaf by leaf, and dz_last (S, H)."""
+    form, W, V, z = run.form, run.W, run.V, run.z
+    dtype, (I, H) = W.dtype, W.shape
+    dW, dV = np.zeros((I, H), dtype), np.zeros((H, H), dtype)
+    db = None if run.b is None else np.zeros(H, dtype)
+    dz0 = np.zeros((form.S, H), dtype)
+    dx = np.empty(run.x.shape, dtype) if need_x_grad and run.x.ndim == 3 else None
+
+    if form.T and form.B:
+        chunk = _backend.kernels.chunk_steps(form.T, form.B, I, H, dtype.itemsize)
+        steps = form.T if run.schedule is None else run.schedule.steps
+        leaves = Leaves(form, run.layout, steps)
+        kept = list(run.kept)
+        da_next = None
+        for i in range(leaves.count - 1, -1, -1):
+            states = z if run.schedule is None else _states_of(run, leaves, i)
+            layout = _with_room(leaves.layout(i), H, dtype)
+            da_first = np.empty((leaves.rows(leaves.bounds(i)[0]), H), dtype)
+            dz_start = np.empty_like(da_first)
+            dz_i = _leaf_of(dz, run, leaves, i, states)
+            last = dz_last
+            if run.layout is not None and run.layout.ends is not None:
+                last = (
+                    dz_last if layout is not None and layout.ends is not None else None
+                )
+                if dz_last is None and layout is not None:
+                    layout = layout._replace(ends=None)
+            elif i < leaves.count - 1:
+                last = None
+            _backend.kernels.backward(
+                leaves.part(i, run.x), W, V, states, run.activation,
+                dz_i, last, dW, dV, db, dz_start, leaves.part(i, dx),
+                layout, Segment(chunk, da_next is not None, da_next, da_first),
+                _flow_of(flow, leaves, i),
+            )  # fmt: skip
+            da_next = da_first
+            _add_starts(dz0, V, layout)
+        if run.schedule is not None and run.schedule.slots == run.schedule.leaves:
+            run.kept[:] = kept  # for another call
+        if run.layout is None:
+            dz0 = dz_start
+        else:
+            np.add.at(dz0, form.first, dz_start)
+    if dz_last is not None:
+        never = np.zeros(form.S, bool) if form.T else np.ones(form.S, bool)
+        if isinstance(form, Ragged):
+            never = form.lengths == 0
+        dz0[never] = dz_last[never]
+
+    grads = Gradients(
+        dW, dV, db, dz0 if form.batched else dz0[0],
+        None if dx is None else form.scatter(dx),
+    )  # fmt: skip
+    return grads, _as_error_flow(flow, form)
+
+
+def _states_of(run: Run, leaves: Leaves, i: int) -> Array:
+    """Return the states of a leaf, run forward again where z does not hold them."""
+    if run.held[0] != i:
+        while run.kept[-1][0] > i:
+            run.kept.pop()
+        _walk_up(run, leaves, i + 1)
+    return leaves.states(i, run.z)
+
+
+def _leaf_of(dz: Any, run: Run, leaves: Leaves, i: int, states: Array) -> Array | None:
+    """Return dz of a leaf, from cells or from a function of its states."""
+    if not callable(dz):
+        return leaves.part(i, dz)
+    t0, t1 = leaves.bounds(i)
+    z = states[1:] if run.batched else states[1:, 0]
+    z.flags.writeable = False
+    shape = (t1 - t0, *z.shape[1:])
+    value = as_real("dz(start, z)", dz(t0, z), run.W.dtype)
+    check_shape("dz(start, z)", value, "the shape of z", shape)
+    return value.reshape(t1 - t0, leaves.B, -1)
+
+
+def _with_room(layout: Layout | None, H: int, dtype: Any) -> Layout | None:
+    if layout is None or layout.restarts is None:
+        return layout
+    return layout._replace(da_starts=np.empty((len(layout.restarts), H), dtype))
+
+
+def _add_starts(dz0: Array, V: Array, layout: Layout | None) -> None:
+    """Add the gradients of the starts of a leaf, from its last to its first."""
+    if layout is None or layout.restarts is None or layout.da_starts is None:
+        return
+    dz = np.empty_like(layout.da_starts)
+    _backend.kernels.state_backward(V, layout.da_starts, dz)
+    # One after another in this order, which is that of a run in one piece.
+    np.add.at(dz0, layout.restarts[::-1, 2], dz[::-1])
+
+
+def _flow_of(flow: Flow | None, leaves: Leaves, i: int) -> Flow | None:
+    if flow is None or flow.dead is None:
+        return flow
+    return flow._replace(
+        norms=leaves.part(i, flow.norms), saturated=leaves.part(i, flow.saturated)
+    )
+
+
+def _as_error_flow(flow: Flow | None, form: Form) -> ErrorFlow | None:
+    """Return what was recorded in the caller's form."""
+    if flow is None or flow.dead is None:
+        return None
+    assert flow.norms is not None
+    assert flow.saturated is not None
+    return ErrorFlow(form.scatter(flow.norms), form.scatter(flow.saturated), flow.dead)

@@ -1,0 +1,377 @@
+"""Sequences that do not fit in memory: read chunk by chunk, forwards and once more.
+
+The first reading runs forward and keeps the state at each chunk's start. The second
+goes from the last chunk to the first: a chunk is run forward again from the state that
+was kept, the loss is asked for its gradient, and the error is carried to the chunk
+before. Neither x nor the states are ever there for more than a few chunks, and nothing
+is written to a file.
+
+A source is one of
+
+- an array (T, B, I) or (T, I), or of token ids, such as a `numpy.memmap`, which is
+  read `steps` steps at a time;
+- an object with ``len(source)`` chunks ``source[i]``, arrays (t_i, B, I) each;
+- a function without arguments that returns a new iterator over chunks. An iterator
+  cannot go back, and so is started again for each group of about sqrt(n) chunks;
+- an iterator over chunks, which is read once: for `forward`, or with ``keep=True``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from math import isqrt
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bptt import _backend
+from bptt._inputs import as_input, as_rows
+from bptt._parts import Segment
+from bptt._tape import Gradients
+from bptt._validation import as_array, as_real, as_size, check_ndim, check_shape
+from bptt.activations import Activation, as_activation
+
+Array = NDArray[Any]
+Loss = Callable[[int, Array], tuple[float, ArrayLike | None]]
+
+# Bytes of states of a chunk of an array: as many as the caches hold.
+CHUNK_BYTES = 1 << 20
+
+
+class StreamChangedError(ValueError):
+    """The second reading of a source gave something else than the first."""
+
+
+class StreamResult(NamedTuple):
+    """What a stream came to.
+
+    Attributes
+    ----------
+    loss : float
+        The sum over all chunks.
+    grads : Gradients
+        Its gradients; x is None.
+    z_last : ndarray of shape (B, H) or (H,)
+    """
+
+    loss: float
+    grads: Gradients
+    z_last: Array
+
+
+def forward(
+    source: Any,
+    W: ArrayLike,
+    V: ArrayLike,
+    b: ArrayLike | None = None,
+    z0: ArrayLike | None = None,
+    *,
+    activation: str | Activation = "tanh",
+    steps: int | None = None,
+    each: Callable[[int, Array], object] | None = None,
+) -> Array:
+    """Run forward over a source, and return the last state.
+
+    Parameters
+    ----------
+    source : array, object with chunks, function or iterator
+        See the text of this module.
+    W, V, b, z0, activation
+        As in `bptt.forward`.
+    steps : int, optional
+        Steps of a chunk of an array.
+    each : callable, optional
+        Called as ``each(start, z)`` with the states of the steps start + 1 to
+        start + len(z), chunk after chunk.
+
+    Returns
+    -------
+    ndarray of shape (B, H) or (H,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `bptt.forward`, or the chunks do not fit one another.
+
+    Examples
+    --------
+    >>> chunks = (np.ones((100, 3)) for _ in range(5))
+    >>> forward(chunks, np.ones((3, 2)), np.eye(2)).shape
+    (2,)
+    """
+    layer = _Layer(W, V, b, z0, activation)
+    start = 0
+    for x in _Source(source, steps, layer).read():
+        z = layer.run(x)
+        if each is not None:
+            each(start, layer.view(z))
+        start += len(z) - 1
+    return layer.last()
+
+
+def gradients(
+    source: Any,
+    loss: Loss,
+    W: ArrayLike,
+    V: ArrayLike,
+    b: ArrayLike | None = None,
+    z0: ArrayLike | None = None,
+    *,
+    activation: str | Activation = "tanh",
+    steps: int | None = None,
+    keep: bool = False,
+    dx: Callable[[int, Array], object] | None = None,
+) -> StreamResult:
+    """Return a loss over a source, and its exact gradients.
+
+    Where each chunk but the last has a multiple of the kernels' own time chunk, as
+    those of an array have, the gradients have the bits of `bptt.backward`.
+
+    Parameters
+    ----------
+    source : array, object with chunks, function or iterator
+        See the text of this module. It must give the same chunks when it is read again.
+    loss : callable
+        ``loss(start, z)`` returns the loss on the states of the steps start + 1 to
+        start + len(z), and its gradient dz with respect to them: of the shape of z, of
+        that of z[-1] where the loss is on the chunk's last state alone, or None. Called
+        once for each chunk, from the last to the first.
+    W, V, b, z0, activation
+        As in `bptt.forward`.
+    steps : int, optional
+        Steps of a chunk of an array, rounded up to whole time chunks.
+    keep : bool, default False
+        Whether to keep the chunks of an iterator in memory.
+    dx : callable, optional
+        Called as ``dx(start, gradient)`` with the gradient of each chunk.
+
+    Returns
+    -------
+    StreamResult
+        loss, grads, z_last.
+
+    Raises
+    ------
+    StreamChangedError
+        A chunk has another length when it is read again, or its last state has other
+        bits. A difference that a chunk's last state has forgotten is not seen.
+    TypeError, ValueError
+        As `bptt.forward`, or the chunks do not fit one another.
+
+    Examples
+    --------
+    >>> chunks = [np.ones((100, 3))] * 5
+    >>> def loss(start, z):
+    ...     return 0.5 * (z**2).sum(), z
+    >>> gradients(chunks, loss, np.ones((3, 2)), np.eye(2)).grads.V.shape
+    (2, 2)
+    """
+    layer = _Layer(W, V, b, z0, activation)
+    chunks = _Source(source, steps, layer, keep=keep)
+    if not chunks.again:
+        raise ValueError(
+            "source must be readable twice, got an iterator; pass a function that "
+            "returns a new one, or keep=True"
+        )
+    borders, starts = [], [0]
+    for x in chunks.read():
+        borders.append(layer.state)
+        starts.append(starts[-1] + len(layer.run(x)) - 1)
+    last = layer.last()
+    borders.append(layer.state)
+
+    back = _Backward(layer, starts[-1])
+    total = 0.0
+    for i, x in chunks.read_back(len(borders) - 1):
+        layer.state = borders[i]
+        z = layer.run(x)
+        if len(z) - 1 != starts[i + 1] - starts[i] or (
+            layer.state.tobytes() != borders[i + 1].tobytes()
+        ):
+            raise StreamChangedError(
+                f"source must give the same chunks when it is read again; "
+                f"chunk {i} is another one"
+            )
+        value, dz = loss(starts[i], layer.view(z))
+        total += float(value)
+        gradient = back.run(x, z, dz, dx is not None)
+        if dx is not None and gradient is not None:
+            dx(starts[i], gradient)
+    return StreamResult(total, back.gradients(), last)
+
+
+class _Layer:
+    """The weights, and the state that the next chunk starts from."""
+
+    def __init__(
+        self,
+        W: ArrayLike,
+        V: ArrayLike,
+        b: ArrayLike | None,
+        z0: ArrayLike | None,
+        activation: str | Activation,
+    ) -> None:
+        self.W = as_real("W", W, contiguous=False)
+        check_ndim("W", self.W, "(I, H)")
+        self.I, self.H = self.W.shape
+        self.V = as_real("V", V, self.W.dtype, contiguous=False)
+        check_shape("V", self.V, "(H, H)", (self.H, self.H))
+        self.b = None if b is None else as_real("b", b, self.W.dtype)
+        if self.b is not None:
+            check_shape("b", self.b, "(H,)", (self.H,))
+        self.z0, self.activation = z0, as_activation(activation)
+        self.B, self.batched = -1, True  # known from the first chunk on
+        self.state: Array = np.empty((0, self.H), self.W.dtype)
+
+    def read(self, x: ArrayLike) -> Array:
+        """Return a chunk as (t, B, I), or ids (t, B)."""
+        cells, batched = as_input(x, self.I, self.W.dtype)
+        B = cells.shape[1]
+        if self.B < 0:
+            self.B, self.batched = B, batched
+            self.state = np.zeros((B, self.H), self.W.dtype)
+            if self.z0 is not None:
+                rows = as_rows("z0", self.z0, B, self.H, self.W.dtype, batched)
+                self.state = rows.copy()
+        elif (B, batched) != (self.B, self.batched):
+            raise ValueError(f"source must give chunks of one B, got {self.B} and {B}")
+        return cells
+
+    def run(self, x: Array) -> Array:
+        """Run forward over a chunk from the state before it; return all its states."""
+        z = np.empty((len(x) + 1, self.B, self.H), self.W.dtype)
+        z[0] = self.state
+        _backend.kernels.forward(x, self.W, self.V, self.b, z, self.activation)
+        z.flags.writeable = False
+        self.state = z[-1].copy()
+        return z
+
+    def view(self, z: Array) -> Array:
+        """Return the states of a chunk in the form of x."""
+        return z[1:] if self.batched else z[1:, 0]
+
+    def last(self) -> Array:
+        if self.B < 0:
+            raise ValueError("source must give at least one chunk")
+        return self.state if self.batched else self.state[0]
+
+
+class _Source:
+    """Chunks from the first to the last, and back."""
+
+    def __init__(
+        self, source: Any, steps: int | None, layer: _Layer, *, keep: bool = False
+    ) -> None:
+        self.layer = layer
+        if steps is not None and not isinstance(source, np.ndarray):
+            raise ValueError("steps must be None where the source gives chunks")
+        if isinstance(source, np.ndarray):
+            source = _Slices(as_array("source", source), steps, layer)
+        elif keep and not hasattr(source, "__getitem__") and not callable(source):
+            source = list(source)
+        self.source = source
+        self.by_index = hasattr(source, "__getitem__") and hasattr(source, "__len__")
+        self.again = self.by_index or callable(source)
+        if not self.again and not isinstance(source, Iterator):
+            raise TypeError(
+                "source must be an array, chunks, a function or an iterator, "
+                f"got {type(source).__name__}"
+            )
+
+    def read(self) -> Iterator[Array]:
+        if self.by_index:
+            for i in range(len(self.source)):
+                yield self.layer.read(self.source[i])
+        else:
+            for x in self.source() if callable(self.source) else self.source:
+                yield self.layer.read(x)
+
+    def read_back(self, count: int) -> Iterator[tuple[int, Array]]:
+        """Yield (i, chunk i) from the last to the first."""
+        if self.by_index:
+            for i in range(count - 1, -1, -1):
+                yield i, self.layer.read(self.source[i])
+            return
+        group = isqrt(max(0, count - 1)) + 1
+        for first in range((count - 1) // group * group, -1, -group):
+            end = min(count, first + group)
+            chunks = [self.layer.read(x) for x in islice(self.source(), first, end)]
+            if len(chunks) < end - first:
+                raise StreamChangedError(
+                    "source must give the same chunks when it is read again; "
+                    f"chunk {first + len(chunks)} is missing"
+                )
+            while chunks:
+                yield first + len(chunks) - 1, chunks.pop()
+
+
+class _Slices:
+    """An array as chunks of whole time chunks."""
+
+    def __init__(self, x: Array, steps: int | None, layer: _Layer) -> None:
+        self.x = x
+        # (T, B, I), or ids (T, B).
+        B = x.shape[1] if x.ndim == 2 + (x.dtype.kind not in "iu") else 1
+        H, itemsize = layer.H, layer.W.dtype.itemsize
+        if steps is None:
+            steps = max(1, CHUNK_BYTES // max(1, B * H * itemsize))
+        T = len(x) if x.ndim else 0
+        unit = _backend.kernels.chunk_steps(max(1, T), max(1, B), layer.I, H, itemsize)
+        self.steps: int = -(-as_size("steps", steps) // unit) * unit
+
+    def __len__(self) -> int:
+        return max(1, -(-len(self.x) // self.steps))
+
+    def __getitem__(self, i: int) -> Array:
+        return self.x[i * self.steps : (i + 1) * self.steps]
+
+
+class _Backward:
+    """The sums of the gradients, and the error that is carried on."""
+
+    def __init__(self, layer: _Layer, T: int) -> None:
+        self.layer = layer
+        dtype, I, H = layer.W.dtype, layer.I, layer.H
+        self.dW, self.dV = np.zeros((I, H), dtype), np.zeros((H, H), dtype)
+        self.db = None if layer.b is None else np.zeros(H, dtype)
+        self.dz0 = np.zeros((layer.B, H), dtype)
+        self.da_next: Array | None = None
+        self.steps = _backend.kernels.chunk_steps(
+            max(1, T), max(1, layer.B), I, H, dtype.itemsize
+        )
+
+    def run(self, x: Array, z: Array, dz: Any, need_x_grad: bool) -> Array | None:
+        """Run back over a chunk; return the gradient of x."""
+        layer = self.layer
+        dtype, T, (B, H) = z.dtype, len(x), z.shape[1:]
+        dx = np.empty(x.shape, dtype) if need_x_grad and x.ndim == 3 else None
+        dz_last = None
+        if dz is not None:
+            dz = as_real("dz", dz, dtype)
+            shape = layer.view(z).shape
+            if dz.shape == shape[1:]:
+                dz, dz_last = None, dz.reshape(B, H)
+            else:
+                check_shape("dz", dz, "the shape of z", shape)
+                dz = dz.reshape(T, B, H)
+        if T and B:
+            da_first = np.empty((B, H), dtype)
+            segment = Segment(
+                self.steps, self.da_next is not None, self.da_next, da_first
+            )
+            _backend.kernels.backward(
+                x, layer.W, layer.V, z, layer.activation, dz, dz_last,
+                self.dW, self.dV, self.db, self.dz0, dx, None, segment,
+            )  # fmt: skip
+            self.da_next = da_first
+        elif T == 0 and dz_last is not None and dz_last.any():
+            raise ValueError("dz must be None or zero for a chunk without steps")
+        if dx is None or layer.batched:
+            return dx
+        return dx[:, 0]
+
+    def gradients(self) -> Gradients:
+        dz0 = self.dz0 if self.layer.batched else self.dz0[0]
+        return Gradients(self.dW, self.dV, self.db, dz0, None)

@@ -1,0 +1,240 @@
+"""Ragged batches, resets, recomputed states: each against what it stands for."""
+
+import itertools
+
+import numpy as np
+import pytest
+from proof import ACTIVATIONS
+from tolerances import normwise_bound
+
+import bptt
+from bptt import _backend
+from bptt.activations import Activation
+
+COMPILED = _backend.backend == "compiled"
+DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+
+
+class Batch:
+    """Random sequences of different lengths, and the weights of a layer."""
+
+    def __init__(self, rng, lengths, I, H, activation, dtype, ids=False):
+        def array(*shape, scale=1.0):
+            return (scale * rng.standard_normal(shape)).astype(dtype)
+
+        self.lengths, self.activation = lengths, activation
+        S = len(lengths)
+        self.W = array(I, H, scale=0.6 / np.sqrt(I))
+        self.V = array(H, H, scale=0.9 / H)
+        self.b, self.z0 = array(H, scale=0.3), array(S, H, scale=0.5)
+        self.dz = [array(n, H) for n in lengths]
+        self.dz_last = array(S, H)
+        self.resets = [rng.random(n) < 0.1 for n in lengths]
+        self.x = [rng.integers(0, I, n) if ids else array(n, I) for n in lengths]
+
+    def run(self, x, dz, dz_last, z0=None, back=None, **options):
+        z, tape = bptt.forward(
+            x,
+            self.W,
+            self.V,
+            self.b,
+            self.z0 if z0 is None else z0,
+            activation=self.activation,
+            **options,
+        )
+        grads = bptt.backward(tape, dz, dz_last=dz_last, **(back or {}))
+        return z, tape, grads
+
+    def pad(self, items, fill):
+        """Return sequences side by side, (T, B, ...), with something after the ends."""
+        T = max(map(len, items))
+        padded = np.full((T, len(items), *items[0].shape[1:]), fill, items[0].dtype)
+        for i, item in enumerate(items):
+            padded[: len(item), i] = item
+        return padded
+
+
+def some_lengths(rng):
+    lengths = rng.integers(0, rng.choice([4, 30, 200]), rng.integers(1, 20))
+    lengths[rng.integers(len(lengths))] = rng.integers(1, 300)
+    return [int(n) for n in lengths]
+
+
+def same_bits(one, other):
+    if isinstance(one, list):
+        for a, b in zip(one, other, strict=True):
+            same_bits(a, b)
+    elif one is None:
+        assert other is None
+    else:
+        assert one.shape == other.shape
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one.view(np.uint8), other.view(np.uint8))
+
+
+def close(actual, desired, terms):
+    """Assert that sums of so many terms agree in the Euclidean norm."""
+    dtype = actual.dtype
+    error = np.linalg.norm(np.float64(actual) - np.float64(desired))
+    assert error <= normwise_bound(terms, dtype) * np.linalg.norm(desired)
+
+
+def one_by_one(batch, resets):
+    """Return states, last states and gradients of a loop over single sequences.
+
+    A sequence with resets is cut at each of them.
+    """
+    states, ends, dz0s, dxs = [], [], [], []
+    sums = [np.zeros_like(a, np.float64) for a in (batch.W, batch.V, batch.b)]
+    for i, n in enumerate(batch.lengths):
+        cuts = [0, *(np.flatnonzero(batch.resets[i][1:]) + 1 if resets else []), n]
+        z, dx, end = [], [], batch.z0[i]
+        dz0 = np.zeros(len(batch.V))
+        for t0, t1 in itertools.pairwise(cuts):
+            z_i, tape = bptt.forward(
+                batch.x[i][t0:t1],
+                batch.W,
+                batch.V,
+                batch.b,
+                batch.z0[i],
+                activation=batch.activation,
+            )
+            grads = bptt.backward(
+                tape,
+                batch.dz[i][t0:t1],
+                dz_last=batch.dz_last[i] * (t1 == n),
+            )
+            for total, grad in zip(sums, grads[:3], strict=True):
+                total += grad
+            dz0 += grads.z0
+            z.append(z_i)
+            dx.append(grads.x)
+            end = tape.z_last
+        states.append(np.concatenate(z))
+        ends.append(end)
+        dz0s.append(dz0)
+        dxs.append(None if grads.x is None else np.concatenate(dx))
+    return states, np.array(ends), (*sums, np.array(dz0s), dxs)
+
+
+@DTYPES
+@pytest.mark.parametrize("resets", [False, True])
+@pytest.mark.parametrize("seed", range(30))
+def test_a_list_is_a_loop_over_its_sequences(seed, resets, dtype, rng):
+    rng = np.random.default_rng([seed, resets])
+    batch = Batch(
+        rng,
+        some_lengths(rng),
+        int(rng.integers(1, 9)),
+        int(rng.choice([1, 5, 16, 33, 70])),
+        ACTIVATIONS[seed % len(ACTIVATIONS)],
+        dtype,
+        ids=seed % 3 == 0,
+    )
+    options = {"resets": batch.resets} if resets else {}
+    z, tape, grads = batch.run(batch.x, batch.dz, batch.dz_last, **options)
+    states, ends, expected = one_by_one(batch, resets)
+    terms = sum(batch.lengths) + len(batch.V) + len(batch.W)
+    if COMPILED:
+        same_bits(z, states)
+        same_bits(tape.z_last, ends)
+    for i in range(len(z)):
+        close(z[i], states[i], terms)
+    for grad, wanted in zip(grads[:4], expected[:4], strict=True):
+        close(grad, wanted, terms)
+    if grads.x is None:
+        assert expected[4][0] is None
+    else:
+        for grad, wanted in zip(grads.x, expected[4], strict=True):
+            close(grad, wanted, terms)
+
+
+@DTYPES
+@pytest.mark.parametrize("seed", range(12))
+def test_list_padded_and_values_are_the_same(seed, dtype):
+    rng = np.random.default_rng(seed)
+    tanh = Activation("tanh")
+    batch = Batch(rng, some_lengths(rng), 3, 9, tanh, dtype, ids=seed % 3 == 0)
+    z, tape, grads = batch.run(batch.x, batch.dz, batch.dz_last, resets=batch.resets)
+    # What stands in the padding must not matter.
+    fill = -7 if seed % 3 == 0 else np.nan
+    z_padded, padded, padded_grads = batch.run(
+        batch.pad(batch.x, fill),
+        batch.pad(batch.dz, np.nan),
+        batch.dz_last,
+        lengths=batch.lengths,
+        resets=batch.pad(batch.resets, True),
+    )
+    z_values, values, values_grads = batch.run(
+        np.concatenate(batch.x),
+        np.concatenate(batch.dz),
+        batch.dz_last,
+        offsets=np.concatenate([[0], np.cumsum(batch.lengths)]),
+        resets=np.concatenate(batch.resets),
+    )
+    same_bits(batch.pad(z, 0), z_padded)
+    same_bits(np.concatenate(z), z_values)
+    for other in (padded_grads, values_grads):
+        for name in ("W", "V", "b", "z0"):
+            same_bits(getattr(grads, name), getattr(other, name))
+    if grads.x is not None:
+        same_bits(batch.pad(grads.x, 0), padded_grads.x)
+        same_bits(np.concatenate(grads.x), values_grads.x)
+    same_bits(tape.z_last, padded.z_last)
+    same_bits(tape.z_last, values.z_last)
+
+
+def random_run(rng, seed):
+    """Return a batch, its arguments and the form's options."""
+    dtype = [np.float32, np.float64][seed % 2]
+    activation = ACTIVATIONS[seed % len(ACTIVATIONS)]
+    I, H = int(rng.integers(1, 9)), int(rng.choice([1, 4, 16, 33]))
+    if rng.integers(2):
+        T, S = int(rng.integers(1, 3000)), 1
+    else:
+        T, S = int(rng.integers(1, 400)), int(rng.integers(2, 9))
+    lengths = (
+        [T] * S if rng.integers(2) else [int(n) for n in rng.integers(0, T + 1, S)]
+    )
+    batch = Batch(rng, lengths, I, H, activation, dtype, ids=bool(rng.integers(2)))
+    options = {"lengths": lengths}
+    if rng.integers(2):
+        options["resets"] = batch.pad(batch.resets, False)
+    dz = batch.pad(batch.dz, 1) if rng.integers(2) else None
+    dz_last = batch.dz_last if dz is None or rng.integers(2) else None
+    return batch, (batch.pad(batch.x, 0), dz, dz_last), options
+
+
+@pytest.mark.skipif(not COMPILED, reason="NumPy orders its sums by the shape")
+@pytest.mark.parametrize("seed", range(300))
+def test_recomputed_gradients_have_the_bits_of_stored_ones(seed):
+    rng = np.random.default_rng(seed)
+    batch, arguments, options = random_run(rng, seed)
+    back = {"record": True}
+    if rng.integers(2):
+        back["clip_error"] = 1.0
+    if rng.integers(2):
+        back["clip_error_value"] = 0.3
+    _, stored, (grads, flow) = batch.run(*arguments, back=back, **options)
+    if max(batch.lengths) == 0:
+        return
+    if rng.integers(2):
+        budget = {"checkpoint": int(rng.integers(1, 2 * max(batch.lengths)))}
+    else:
+        with pytest.raises(ValueError, match="memory must be at least") as least:
+            batch.run(*arguments, memory=1, **options)
+        least = int(str(least.value).split()[5])
+        budget = {"memory": int(least * rng.choice([1, 1.02, 1.1, 4]))}
+    z_last, tape, (again, flow_again) = batch.run(
+        *arguments, back=back, **options, **budget
+    )
+    same_bits(z_last, np.ascontiguousarray(stored.z_last))
+    for _ in range(2):
+        for leaf, other in zip(grads, again, strict=True):
+            same_bits(leaf, other)
+        for leaf, other in zip(flow, flow_again, strict=True):
+            same_bits(leaf, other)
+        # Once more from the same tape.
+        again, flow_again = bptt.backward(
+            tape, arguments[1], dz_last=arguments[2], **back
+        )
