@@ -1,4 +1,4 @@
-# Tangents along a trajectory: `jvp` and `lyapunov` of `_reference.py`, compiled.
+# Tangents along a trajectory: `_reference_tangents.py`, compiled.
 #
 # (a) The step forwards of a tangent is the step backwards of an error with V in place
 #     of V^T, so that `step_backward` serves: (g + dz[t-1] V) sigma'(z[t]).

@@ -12,7 +12,14 @@ PACKAGE = Path(bptt.__file__).parent
 # From the ground up. A module may import those of lower levels, and its own package.
 LEVELS = [
     {"_validation", "activations", "_parts"},
-    {"_threads", "_forms", "_recompute", "_reference_parts", "_tape"},
+    {
+        "_threads",
+        "_forms",
+        "_recompute",
+        "_reference_parts",
+        "_reference_tangents",
+        "_tape",
+    },
     {"_kernels", "_reference"},
     {"_backend"},
     {"clipping", "_inputs", "_runs"},

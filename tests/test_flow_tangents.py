@@ -1,14 +1,22 @@
 """jvp and vjp: kernels against reference, complex step, and each against the other."""
 
+import inspect
 import itertools
+import types
 
 import numpy as np
 import pytest
-from proof import ACTIVATIONS, STEP, random_case, run_forward
-from tolerances import COMPLEX_STEP, assert_within, jvp_bound
+from proof import ACTIVATIONS, random_case, run_forward
+from tangent_proof import (
+    check_tangent,
+    check_tangent_by_complex_step,
+    random_tangent,
+    tangents,
+)
+from tolerances import COMPLEX_STEP
 
 import bptt
-from bptt import _backend, _reference
+from bptt import _backend, _reference, _reference_tangents
 from bptt.activations import Activation
 
 TANH = Activation("tanh")
@@ -16,68 +24,47 @@ DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 PARTS = list(itertools.product([False, True], repeat=4))
 
 
-def random_tangent(rng, case, parts=(True,) * 4):
-    """Return dx, dW, dV, db, each where it is asked for and can be, and dz[0]."""
-    dtype, ids = case.W.dtype, case.x.ndim == 2
-    shapes = [case.x.shape, case.W.shape, case.V.shape, (len(case.V),)]
-    given = [
-        rng.standard_normal(shape).astype(dtype) if part else None
-        for shape, part in zip(shapes, parts, strict=True)
-    ]
-    if ids:
-        given[0] = None
-    return given, rng.standard_normal(case.z0.shape).astype(dtype)
-
-
-def tangents(module, case, z, given, dz0):
-    dz = np.full(z.shape, np.nan, np.result_type(z, dz0))
-    dz[0] = dz0
-    module.jvp(case.x, case.W, case.V, z, case.activation, *given, dz)
-    return dz
-
-
-def check(case, given, dz0):
-    """Assert that the kernel's tangents are the reference's, to rounding."""
-    dtype = case.W.dtype
-    z = run_forward(_reference, case)
-    actual = tangents(_backend.kernels, case, z, given, dz0)
-    wide = [None if a is None else a.astype(np.float64) for a in given]
-    x = case.x.astype(np.float64) if case.x.ndim == 3 else np.eye(len(case.W))[case.x]
-    arguments = (x, *(a.astype(np.float64) for a in (case.W, case.V, z)))
-    arguments += (case.activation, *wide)
-    desired = np.zeros(z.shape)
-    desired[0] = dz0
-    _reference.jvp(*arguments, desired)
-    bound = jvp_bound(*arguments, desired, dtype)
-    bound += np.abs(desired) * np.finfo(dtype).eps
-    assert_within(actual, desired.astype(dtype), bound, "dz")
-
-
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda a: a.name)
 def test_reference_is_the_complex_step_derivative(activation, rng):
     for ids, parts in itertools.product([False, True], PARTS):
         case = random_case(rng, 6, 2, 3, 5, activation, ids=ids)
-        given, dz0 = random_tangent(rng, case, parts)
-        dz = tangents(_reference, case, run_forward(_reference, case), given, dz0)
-        moved = {"z0": case.z0 + 1j * STEP * dz0}
-        for name, direction in zip("xWVb", given, strict=True):
-            if direction is not None:
-                moved[name] = getattr(case, name) + 1j * STEP * direction
-        derivative = run_forward(_reference, bptt_replace(case, moved)).imag / STEP
-        # Entries may cancel: to the largest of their step.
-        largest = np.abs(derivative).max(axis=2, keepdims=True)
-        assert (np.abs(dz - derivative) <= COMPLEX_STEP * largest).all()
+        check_tangent_by_complex_step(
+            _reference, case, *random_tangent(rng, case, parts)
+        )
 
 
-def bptt_replace(case, moved):
-    return type(case)(**{**vars(case), **moved})
+BUGS = {
+    "V^T for V": ("dz[t - 1] @ V)", "dz[t - 1] @ V.T)"),
+    "z[t] for z[t-1] with dV": ("z[:-1] @ dV", "z[1:] @ dV"),
+    "sigma' at z[t-1]": ("dsigma(z[t]) * (dz", "dsigma(z[t - 1]) * (dz"),
+    "dz0 is ignored": ("dz[t - 1] @ V)", "(t > 1) * dz[t - 1] @ V)"),
+    "db is dropped": ("dz[1:] += db", "pass"),
+    "dx is dropped": ("dz[1:] += dx @ W", "pass"),
+    "dW for W": ("dx @ W", "dx @ dW"),
+    "the last step is missing": ("len(z)):\n        dz", "len(z) - 1):\n        dz"),
+    "the output is not cleared": ("dz[1:] = 0", "pass"),
+}
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_the_proofs_find(bug, rng):
+    source, (old, new) = inspect.getsource(_reference_tangents), BUGS[bug]
+    assert source.count(old) == 1
+    wrong = types.ModuleType("tangents_with_a_bug")
+    exec(compile(source.replace(old, new), "planted", "exec"), wrong.__dict__)
+    case = random_case(rng, 4, 3, 5, 5, TANH)
+    direction = random_tangent(rng, case)
+    with pytest.raises(AssertionError):
+        check_tangent_by_complex_step(wrong, case, *direction)
+    with pytest.raises(AssertionError):
+        check_tangent(_backend.kernels, case, *direction, reference=wrong)
 
 
 @DTYPES
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda a: a.name)
 def test_activations(activation, dtype, rng):
     case = random_case(rng, 6, 3, 5, 19, activation, dtype)
-    check(case, *random_tangent(rng, case))
+    check_tangent(_backend.kernels, case, *random_tangent(rng, case))
 
 
 @DTYPES
@@ -86,7 +73,7 @@ def test_activations(activation, dtype, rng):
 def test_parts(parts, ids, dtype, rng):
     for B in (1, 3):
         case = random_case(rng, 9, B, 5, 19, TANH, dtype, ids=ids)
-        check(case, *random_tangent(rng, case, parts))
+        check_tangent(_backend.kernels, case, *random_tangent(rng, case, parts))
 
 
 @DTYPES
@@ -94,7 +81,7 @@ def test_parts(parts, ids, dtype, rng):
 def test_every_size(H, dtype, rng):
     for B, I in ((1, 68 - H), (3, 5)):
         case = random_case(rng, 4, B, I, H, TANH, dtype)
-        check(case, *random_tangent(rng, case))
+        check_tangent(_backend.kernels, case, *random_tangent(rng, case))
 
 
 @DTYPES
@@ -102,7 +89,7 @@ def test_every_size(H, dtype, rng):
 def test_chunks_and_threads(shape, dtype, rng):
     case = random_case(rng, *shape, TANH, dtype)
     given, dz0 = random_tangent(rng, case)
-    check(case, given, dz0)
+    check_tangent(_backend.kernels, case, given, dz0)
     z = run_forward(_reference, case)
     alone = []
     for n in (1, 2, 3):
