@@ -259,6 +259,8 @@ cdef int _lyapunov(
     memset(&f, 0, sizeof(f))
     point_at_weights(l, V, V, z.shape[0] - 1, Q.shape[1])
     l.z = <void *> &z[0, 0, 0]
+    if <double> l.H * (l.H + l.B) * l.itemsize > 2.0 ** 60:
+        raise MemoryError(f"a matrix of {l.H} x {l.H + l.B} is not to be packed")
     f.sequences, f.Q, f.logs = z.shape[1], &Q[0, 0, 0], &logs[0, 0]
     l.panel = P = _isa.f32.panel if real is float else _isa.f64.panel
     l.state_panel = (l.B | 1) * P
@@ -311,6 +313,8 @@ cdef void lyapunov_loop(Frame *f, const Kernels *k, int tid, int n) noexcept nog
     cdef void *work = part(l, mine, &used, rows)
     cdef void *spare = at(l, frames, 2 * panels_of(H, P) * l.state_panel)
     cdef Share every = share_gemm(rows, H, P, k.tile_rows, 0, 1)
+    # Signals wait for a million multiplications, a fraction of a millisecond.
+    cdef Py_ssize_t turns = 1 + 1000000 // (rows * H * (rows + H))
     cdef void *states[2]
     states[0] = frames
     states[1] = at(l, frames, panels_of(H, P) * l.state_panel)
@@ -321,7 +325,7 @@ cdef void lyapunov_loop(Frame *f, const Kernels *k, int tid, int n) noexcept nog
     for b in range(split(B, tid, n), split(B, tid + 1, n)):
         k.pack(0, rows, H, at(l, f.Q, b * rows * H), H, 1, states[0], l.state_panel)
         for t in range(1, l.T + 1):
-            if t & 255 == 0:
+            if t % turns == 0:
                 watch(l, 1, tid)
                 if stopped_at(&l.barrier, 1):
                     return
