@@ -60,6 +60,6 @@ def lyapunov(
             for r, row in enumerate(frame):
                 for _ in range(2):  # the second time against rounding
                     row -= (frame[:r] @ row) @ frame[:r]
-                length = np.linalg.norm(row)
+                length = np.linalg.norm(row.astype(np.float64))  # squares may overflow
                 sums[r] += np.log(length)
                 row /= length if length else 1
