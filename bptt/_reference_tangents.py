@@ -60,6 +60,7 @@ def lyapunov(
             for r, row in enumerate(frame):
                 for _ in range(2):  # the second time against rounding
                     row -= (frame[:r] @ row) @ frame[:r]
-                length = np.linalg.norm(row.astype(np.float64))  # squares may overflow
+                scale = np.abs(row).max() or 1  # for squares overflow or vanish
+                length = scale * np.linalg.norm(row / scale)
                 sums[r] += np.log(length)
                 row /= length if length else 1
