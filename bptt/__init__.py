@@ -17,16 +17,25 @@ from bptt._backend import show_config
 from bptt._threads import get_num_threads, set_num_threads, threads
 from bptt.activations import Activation
 from bptt.clipping import clip_norm, clip_value
-from bptt.recurrence import ErrorFlow, Gradients, Tape, backward, forward
+from bptt.recurrence import Gradients, Tape, backward, forward
 
 if TYPE_CHECKING:
     from bptt import data as data
+    from bptt import flow as flow
     from bptt import initializers as initializers
     from bptt import losses as losses
     from bptt import optimizers as optimizers
     from bptt import schedules as schedules
     from bptt import streaming as streaming
     from bptt import truncation as truncation
+    from bptt.flow import (
+        gradient_flow,
+        jacobian,
+        jacobian_product,
+        jvp,
+        lyapunov_exponents,
+        vjp,
+    )
     from bptt.network import Network
     from bptt.rnn import RNN
     from bptt.training import train
@@ -34,7 +43,6 @@ if TYPE_CHECKING:
 __all__ = [
     "RNN",
     "Activation",
-    "ErrorFlow",
     "Gradients",
     "Network",
     "Tape",
@@ -43,10 +51,16 @@ __all__ = [
     "clip_value",
     "forward",
     "get_num_threads",
+    "gradient_flow",
+    "jacobian",
+    "jacobian_product",
+    "jvp",
+    "lyapunov_exponents",
     "set_num_threads",
     "show_config",
     "threads",
     "train",
+    "vjp",
 ]
 
 # What the functional core does not need is imported when it is first asked for.
@@ -54,7 +68,14 @@ _LAZY = {
     "Network": ("bptt.network", "Network"),
     "RNN": ("bptt.rnn", "RNN"),
     "train": ("bptt.training", "train"),
+    "gradient_flow": ("bptt.flow", "gradient_flow"),
+    "jacobian": ("bptt.flow", "jacobian"),
+    "jacobian_product": ("bptt.flow", "jacobian_product"),
+    "jvp": ("bptt.flow", "jvp"),
+    "lyapunov_exponents": ("bptt.flow", "lyapunov_exponents"),
+    "vjp": ("bptt.flow", "vjp"),
     "data": ("bptt.data", None),
+    "flow": ("bptt.flow", None),
     "initializers": ("bptt.initializers", None),
     "losses": ("bptt.losses", None),
     "optimizers": ("bptt.optimizers", None),

@@ -32,12 +32,14 @@ cdef extern from "kernels.h" nogil:
         Py_ssize_t panel, tile_rows
         kernel pack, unpack, gemm, gemm_outer, sum_rows, gather, scatter
         kernel step_forward, step_backward, state_backward, flow_backward
+        kernel orthonormalise
         Py_ssize_t (*outer_tiles)(Py_ssize_t M) noexcept nogil
 
     ctypedef struct Kernels64 "bptt_kernels_f64":
         Py_ssize_t panel, tile_rows
         kernel pack, unpack, gemm, gemm_outer, sum_rows, gather, scatter
         kernel step_forward, step_backward, state_backward, flow_backward
+        kernel orthonormalise
         Py_ssize_t (*outer_tiles)(Py_ssize_t M) noexcept nogil
 
     Py_ssize_t panels_of "bptt_panels"(Py_ssize_t N, Py_ssize_t panel)

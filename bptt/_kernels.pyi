@@ -35,6 +35,25 @@ def backward(
     segment: Segment | None = None,
     flow: Flow | None = None,
 ) -> None: ...
+def jvp(
+    x: _Array,
+    W: _Array,
+    V: _Array,
+    z: _Array,
+    activation: Activation,
+    dx: _Array | None,
+    dW: _Array | None,
+    dV: _Array | None,
+    db: _Array | None,
+    dz: _Array,
+) -> None: ...
+def lyapunov(
+    V: _Array,
+    z: _Array,
+    activation: Activation,
+    Q: _Array,
+    logs: _Array,
+) -> None: ...
 def state_backward(V: _Array, da: _Array, dz: _Array) -> None: ...
 def chunk_steps(T: int, B: int, I: int, H: int, itemsize: int) -> int: ...
 def config() -> dict[str, str]: ...

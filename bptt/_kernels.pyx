@@ -21,6 +21,8 @@ from libc.string cimport memcpy, memset
 import os
 import threading
 
+import numpy as np
+
 from bptt import _threads
 
 # How often, in seconds, Python may handle its signals.
@@ -76,3 +78,4 @@ include "_kernels_layer.pxi"
 include "_kernels_parts.pxi"
 include "_kernels_forward.pxi"
 include "_kernels_backward.pxi"
+include "_kernels_tangents.pxi"

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from bptt import _reference_parts
 from bptt._parts import Flow, Layout, Segment
+from bptt._reference_tangents import jvp as jvp
+from bptt._reference_tangents import lyapunov as lyapunov
 from bptt.activations import Activation
 
 Array = NDArray[Any]

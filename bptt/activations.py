@@ -101,6 +101,10 @@ def _inside_unit(z: Array, slope: float) -> Array:
     return np.where(np.isnan(z), z, inside).astype(z.dtype, copy=False)
 
 
+def _flat(z: Array, alpha: float, beta: float) -> Array:
+    return np.zeros_like(z)
+
+
 Function = Callable[[Array, float, float], Array]
 Bound = Callable[[float, float], float]
 Range = Callable[[float, float], tuple[float, float]]
@@ -118,6 +122,7 @@ class Row(NamedTuple):
     gamma: Bound  # the least upper bound of |sigma'|
     range: Range
     alpha_below_zero: bool = True  # False: z would not determine sigma'
+    curvature: Function = _flat  # the derivative of dsigma by z
 
 
 TABLE: dict[str, Row] = {
@@ -136,12 +141,14 @@ TABLE: dict[str, Row] = {
         dsigma=lambda z, alpha, beta: z * (1 - z),
         gamma=lambda alpha, beta: 0.25,
         range=lambda alpha, beta: (0.0, 1.0),
+        curvature=lambda z, alpha, beta: 1 - 2 * z,
     ),
     "tanh": Row(
         code=2,
         parameters=(),
         sigma=_tanh,
         dsigma=lambda z, alpha, beta: 1 - z * z,
+        curvature=lambda z, alpha, beta: -2 * z,
         gamma=lambda alpha, beta: 1.0,
         range=lambda alpha, beta: (-1.0, 1.0),
     ),
@@ -167,6 +174,7 @@ TABLE: dict[str, Row] = {
         parameters=(1.0,),
         sigma=_elu,
         dsigma=lambda z, alpha, beta: _step(z, 1.0, z + z.dtype.type(alpha)),
+        curvature=lambda z, alpha, beta: _step(z, 0.0, 1.0),
         gamma=lambda alpha, beta: max(1.0, alpha),
         range=lambda alpha, beta: (-alpha, INF),
         alpha_below_zero=False,
@@ -176,6 +184,7 @@ TABLE: dict[str, Row] = {
         parameters=(),
         sigma=_softplus,
         dsigma=lambda z, alpha, beta: -np.expm1(-z),
+        curvature=lambda z, alpha, beta: np.exp(-z),
         gamma=lambda alpha, beta: 1.0,
         range=lambda alpha, beta: (0.0, INF),
     ),
@@ -184,6 +193,7 @@ TABLE: dict[str, Row] = {
         parameters=(),
         sigma=_softsign,
         dsigma=lambda z, alpha, beta: np.square(1 - np.abs(z)),
+        curvature=lambda z, alpha, beta: 2 * (z - np.sign(z)),
         gamma=lambda alpha, beta: 1.0,
         range=lambda alpha, beta: (-1.0, 1.0),
     ),
@@ -200,6 +210,7 @@ TABLE: dict[str, Row] = {
         parameters=(1.0, 1.0),
         sigma=_scaled_tanh,
         dsigma=lambda z, alpha, beta: beta * (alpha - z * z / alpha),
+        curvature=lambda z, alpha, beta: -2 * beta * z / alpha,
         gamma=lambda alpha, beta: abs(alpha * beta),
         range=lambda alpha, beta: (-abs(alpha), abs(alpha)),
     ),
@@ -327,6 +338,10 @@ class Activation:
     def dsigma(self, z: Array) -> Array:
         """Return sigma'(a) as a function of the state z = sigma(a), elementwise."""
         return self.row.dsigma(z, self.alpha, self.beta)
+
+    def curvature(self, z: Array) -> Array:
+        """Return the derivative of `dsigma` with respect to z, elementwise."""
+        return self.row.curvature(z, self.alpha, self.beta)
 
     def __repr__(self) -> str:
         names = ("alpha", "beta")[: len(self.row.parameters)]

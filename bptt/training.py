@@ -26,6 +26,7 @@ from bptt.clipping import clip_norm
 from bptt.data import Batches
 from bptt.history import History, Record
 from bptt.network import Network
+from bptt.network_flow import network_omega
 from bptt.optimizers import Optimizer
 from bptt.schedules import as_number
 from bptt.serialization import check_path
@@ -44,6 +45,7 @@ def train(
     k1: int | None = None,
     k2: int | None = None,
     clip: float | None = None,
+    omega: float | None = None,
     nonfinite: str = "raise",
     validation: Validation | None = None,
     validate_every: int | None = None,
@@ -76,6 +78,10 @@ def train(
         but not beyond the batch. All batches must have as many steps of time.
     clip : float, optional
         Threshold of the gradient's norm over all parameters, see `bptt.clip_norm`.
+    omega : float, optional
+        Weight of the regulariser that keeps the length of errors, `bptt.flow.omega`,
+        whose gradient is added before clipping; for a network of one layer, without
+        k1.
     nonfinite : {"raise", "zero", "pass"}
         What a gradient with a NaN or an infinity gets, see `bptt.clip_norm`. The state
         of a stateful network is then that before the batch.
@@ -156,6 +162,10 @@ def train(
         validate_every = epoch if epoch and epoch > 1 else 100
     if patience is not None and validation is None:
         raise ValueError("patience needs a validation to watch, got None")
+    if omega is not None and k1 is not None:
+        raise ValueError(
+            f"omega must be None with k1, for it looks at whole batches; got {omega}"
+        )
     if resume and checkpoint is None:
         raise ValueError("resume needs the name of a checkpoint, got None")
     trainer = _Trainer(
@@ -164,6 +174,7 @@ def train(
         epoch=epoch,
         total=_total_steps(steps, epochs, epoch),
         clip=math.inf if clip is None else as_positive("clip", clip),
+        omega=0.0 if omega is None else as_positive("omega", omega),
         nonfinite=nonfinite,
         validation=_as_validation(validation),
         validate_every=as_size("validate_every", validate_every),
@@ -187,6 +198,7 @@ class _Trainer:
         epoch: int | None,
         total: int,
         clip: float,
+        omega: float,
         nonfinite: str,
         validation: Callable[[Network], float] | None,
         validate_every: int,
@@ -201,6 +213,7 @@ class _Trainer:
         self.epoch = epoch
         self.total = total
         self.clip = clip
+        self.omega = omega
         self.nonfinite = nonfinite
         self.validation = validation
         self.validate_every = validate_every
@@ -264,7 +277,12 @@ class _Trainer:
             loss, grads = network.loss_and_gradients(x, target, seed=seed)
         else:
             loss, grads = run.walk.loss_and_gradients(step, x, target, seed)
-        clipped, norm = clip_norm(grads.params, self.clip, nonfinite=self.nonfinite)
+        params = grads.params
+        if self.omega:
+            _, extra = network_omega(network, x, target, before)
+            for name, p in params.items():
+                p += (self.omega * extra[name]).astype(p.dtype)
+        clipped, norm = clip_norm(params, self.clip, nonfinite=self.nonfinite)
         if not math.isfinite(norm):
             # Or its NaN would be in all steps that follow.
             if network.state is not None:

@@ -12,6 +12,7 @@ import sys
 
 import numpy as np
 from proof import ACTIVATIONS, random_case, run_backward, run_forward
+from tangent_proof import random_tangent, tangents
 
 from bptt._backend import kernels
 
@@ -62,6 +63,12 @@ class Guarded:
     def backward(self, *arguments):
         self._call(kernels.backward, arguments)
 
+    def jvp(self, *arguments):
+        self._call(kernels.jvp, arguments)
+
+    def lyapunov(self, *arguments):
+        self._call(kernels.lyapunov, arguments)
+
 
 def main(seed, count):
     rng = np.random.default_rng(seed)
@@ -87,6 +94,19 @@ def main(seed, count):
         expected = run_backward(kernels, case, z)
         for name, grad in run_backward(guarded, case, z).items():
             np.testing.assert_array_equal(grad, expected[name])
+        direction = random_tangent(rng, case)
+        np.testing.assert_array_equal(
+            tangents(guarded, case, z, *direction),
+            tangents(kernels, case, z, *direction),
+        )
+        frames = []
+        for module in (guarded, kernels):
+            Q = np.array(np.eye(H)[np.newaxis, : 1 + H // 9].repeat(z.shape[1], 0))
+            Q, logs = Q.astype(z.dtype), np.zeros(Q.shape[:2])
+            module.lyapunov(case.V, z, case.activation, Q, logs)
+            frames += [Q, logs]
+        np.testing.assert_array_equal(frames[0], frames[2])
+        np.testing.assert_array_equal(frames[1], frames[3])
     print(count, "shapes")
 
 

@@ -25,12 +25,14 @@ def test_backend_is_compiled_unless_numpy_is_forced():
     assert (_backend.kernels is kernels) == (_backend.backend == "compiled")
 
 
+TWINS = ("forward", "backward", "state_backward", "chunk_steps", "jvp", "lyapunov")
+
+
 def functions(module):
     return {
         name: getattr(module, name)
         for name in vars(module)
-        if callable(getattr(module, name))
-        and name in ("forward", "backward", "state_backward", "chunk_steps")
+        if callable(getattr(module, name)) and name in TWINS
     }
 
 

@@ -239,7 +239,7 @@ def test_joblib_processes_give_the_same_bits():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-@pytest.mark.parametrize("part", ["forward", "backward"])
+@pytest.mark.parametrize("part", ["forward", "backward", "jvp", "lyapunov"])
 @pytest.mark.parametrize("B", [1, 32])
 def test_an_interrupt_ends_a_long_call_soon_and_nothing_is_broken(part, B):
     if kernels.__name__ != "bptt._kernels":
@@ -249,7 +249,7 @@ T = 200_000_000 // {B} // 64
 x = np.broadcast_to(np.float32(0.1), (T, {B}, 1))
 x = np.ascontiguousarray(x)
 W, V = np.ones((1, 64), np.float32), np.eye(64, dtype=np.float32) / 2
-if "{part}" == "backward":
+if "{part}" != "forward":
     z, tape = bptt.forward(x, W, V)
 last = np.ones(({B}, 64), np.float32)
 print("ready", flush=True)
@@ -258,6 +258,10 @@ try:
     while time.time() < end:
         if "{part}" == "forward":
             bptt.forward(x, W, V)
+        elif "{part}" == "jvp":
+            bptt.jvp(tape, dz0=last)
+        elif "{part}" == "lyapunov":
+            bptt.lyapunov_exponents(tape, 64)
         else:
             bptt.backward(tape, dz_last=last)
 except KeyboardInterrupt:

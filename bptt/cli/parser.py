@@ -6,7 +6,7 @@ import argparse
 from typing import NoReturn
 
 from bptt import __version__
-from bptt.cli import EXIT_ERROR, bench, info, sample, train
+from bptt.cli import EXIT_ERROR, bench, flow, info, sample, train
 
 
 class _Parser(argparse.ArgumentParser):
@@ -23,6 +23,6 @@ def make() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"bptt {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (train, sample, bench, info):
+    for command in (train, sample, flow, bench, info):
         command.add_parser(commands)
     return parser

@@ -118,6 +118,7 @@ def run(args: argparse.Namespace) -> None:
 
     from bptt.cli import charmodel, text
     from bptt.cli.trigram import Trigram
+    from bptt.cli.watch import Watch
     from bptt.data import TokenStreams
     from bptt.optimizers import Adam
     from bptt.schedules import cosine, linear_warmup
@@ -155,24 +156,27 @@ def run(args: argparse.Namespace) -> None:
     steps = chosen["steps"]
     rate = linear_warmup(cosine(chosen["learning_rate"], steps), min(100, steps))
     optimizer = Adam(rate)
+    batches = TokenStreams(
+        ids, chosen["length"], chosen["batch_size"], seed=chosen["seed"]
+    )
+    watch = Watch(network, batches)
     try:
         history = train(
             network,
-            TokenStreams(
-                ids, chosen["length"], chosen["batch_size"], seed=chosen["seed"]
-            ),
+            batches,
             optimizer=optimizer,
             steps=steps,
             clip=chosen["clip"],
             checkpoint=output,
             resume=args.resume,
-            progress=_describe,
-            callbacks=() if _has_bar() else (_Lines(steps),),
+            progress=watch,
+            callbacks=() if _has_bar() else (_Lines(steps, watch),),
         )
     except KeyboardInterrupt:
         saved = "; to go on, add --resume" if optimizer.steps else ""
         raise KeyboardInterrupt(f"interrupted{saved}") from None
 
+    network.metadata["training"] = watch.kept(history, chosen["clip"])
     network.save(output)
     written = charmodel.sample(
         network,
@@ -330,10 +334,6 @@ def _bits(nats: float) -> float:
     return nats / math.log(2)
 
 
-def _describe(record: Record) -> str:
-    return f"{_bits(record.loss):.3f} bits/char, |g| {record.norm:.2f}"
-
-
 def _has_bar() -> bool:
     shown = sys.stderr is not None and sys.stderr.isatty()
     return shown and importlib.util.find_spec("tqdm") is not None
@@ -347,9 +347,11 @@ def _note(message: str) -> None:
 class _Lines:
     """Ten lines of progress, where there is no bar."""
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, describe: Callable[[Record], str]) -> None:
         self.steps = steps
+        self.describe = describe
 
     def __call__(self, record: Record) -> None:
+        line = self.describe(record)
         if record.step == 1 or record.step * 10 % self.steps < 10:
-            _note(f"step {record.step} of {self.steps}: {_describe(record)}")
+            _note(f"step {record.step} of {self.steps}: {line}")

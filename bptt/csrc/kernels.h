@@ -74,6 +74,8 @@ typedef struct bptt_flow {
                               ptrdiff_t r0, ptrdiff_t r1, const real *z, real *da,     \
                               ptrdiff_t da_panel, real *da_rows, ptrdiff_t rows_panel, \
                               double *norms, int32_t *saturated, real *dead);          \
+        void (*orthonormalise)(ptrdiff_t k, ptrdiff_t H, real *Q, ptrdiff_t stride,    \
+                               real *work, double *logs);                              \
     } bptt_kernels_##F;
 
 BPTT_DECLARE(float, f32)

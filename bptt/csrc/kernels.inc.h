@@ -7,9 +7,11 @@
 #include "step.inc.h"
 #include "flow.inc.h"
 #include "pack.inc.h"
+#include "orthonormalise.inc.h"
 
 const NAME(bptt_kernels) SIMD_CAT(NAME(bptt_kernels), _, ISA) = {
-    VLEN,          PANEL,          TILE_ROWS,  pack,     unpack,
-    gemm,          outer_tiles,    gemm_outer, sum_rows, step_forward,
-    step_backward, state_backward, gather,     scatter,  flow_backward,
+    VLEN,     PANEL,        TILE_ROWS,     pack,
+    unpack,   gemm,         outer_tiles,   gemm_outer,
+    sum_rows, step_forward, step_backward, state_backward,
+    gather,   scatter,      flow_backward, orthonormalise,
 };

@@ -1,0 +1,1 @@
+"""Experiments with published figures, and what came of them here."""

@@ -1,0 +1,348 @@
+"""Jacobians of the states: of a step, of a gap, and how large they are."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bptt import _backend
+from bptt._validation import as_size
+from bptt.flow._arguments import as_count, as_gap, as_step, as_tape, sizes, squeeze
+from bptt.recurrence import Tape
+
+Array = NDArray[Any]
+
+LN2 = math.log(2)
+
+# Products are scaled by a power of 2 where their entries leave this range.
+_SMALL, _LARGE = 1e-100, 1e100
+
+# Logarithms: of directions that are turned together, and of those with digits left.
+_ALIKE, _RESOLVED = 3.0, 20.0
+
+
+def jacobian(tape: Tape, t: int, *, diagonal: bool = False) -> Array:
+    """Return dz[t]/dz[t-1] = D[t] V^T, or D[t] alone.
+
+    Parameters
+    ----------
+    tape : Tape
+        From `bptt.forward`.
+    t : int
+        The step, from 1 to T.
+    diagonal : bool, default False
+        Whether to return the diagonal of D[t], sigma' of each unit, alone.
+
+    Returns
+    -------
+    ndarray of shape (B, H, H), or (H, H) for one sequence
+        Element (h, k) is the derivative of unit h at t by unit k at t - 1. With
+        ``diagonal``, of shape (B, H) or (H,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        tape is none, or t is no step of it.
+
+    Examples
+    --------
+    >>> import numpy as np, bptt
+    >>> _, tape = bptt.forward(np.zeros((5, 1)), np.ones((1, 2)), 0.5 * np.eye(2))
+    >>> jacobian(tape, 3)
+    array([[0.5, 0. ],
+           [0. , 0.5]])
+    """
+    tape = as_tape(tape)
+    t = as_step("t", t, 1, len(tape.x))
+    D = tape.activation.dsigma(tape.z[t])
+    return squeeze(D if diagonal else D[:, :, np.newaxis] * tape.V.T, tape)
+
+
+class ScaledProduct(NamedTuple):
+    """A matrix times a power of 2, so that none of it is lost to overflow.
+
+    Attributes
+    ----------
+    matrix : ndarray of shape (B, H, H) or (H, H), float64
+    exponent : ndarray of int of shape (B,) or ()
+        The product is ``matrix * 2.0**exponent``.
+    """
+
+    matrix: Array
+    exponent: Array
+
+    @property
+    def log_scale(self) -> Array:
+        """The natural logarithm of the scale: the product is matrix e^log_scale."""
+        scale: Array = self.exponent * LN2
+        return scale
+
+    @property
+    def log10_norm(self) -> Array:
+        """log10 of the largest singular value of the product."""
+        with np.errstate(divide="ignore"):
+            norm = np.log10(np.linalg.norm(self.matrix, 2, axis=(-2, -1)))
+        log: Array = norm + self.exponent * math.log10(2)
+        return log
+
+    def dense(self) -> Array:
+        """Return the product itself, which may overflow or vanish."""
+        with np.errstate(over="ignore", under="ignore"):
+            product: Array = np.ldexp(
+                self.matrix, np.asarray(self.exponent)[..., np.newaxis, np.newaxis]
+            )
+        return product
+
+
+def jacobian_product(tape: Tape, t: int, i: int) -> ScaledProduct:
+    """Return dz[t]/dz[i] = D[t] V^T D[t-1] V^T ... D[i+1] V^T, with its scale apart.
+
+    Parameters
+    ----------
+    tape : Tape
+        From `bptt.forward`.
+    t, i : int
+        The ends of the gap, 0 <= i <= t <= T. z[0] is the initial state.
+
+    Returns
+    -------
+    ScaledProduct
+        matrix and exponent; computed in float64 whatever the type of the tape. Of a
+        product of 1e-3000 nothing is lost, nor of one of 1e+3000.
+
+    Raises
+    ------
+    TypeError, ValueError
+        tape is none, t or i is no step of it, or the gap runs backwards.
+
+    Examples
+    --------
+    >>> import numpy as np, bptt
+    >>> x, W, V = np.zeros((9000, 1)), np.ones((1, 2)), 0.5 * np.eye(2)
+    >>> _, tape = bptt.forward(x, W, V, activation="identity")
+    >>> product = jacobian_product(tape, 9000, 0)
+    >>> float(product.log10_norm.round(6)), float((9000 * np.log10(0.5)).round(6))
+    (-2709.269961, -2709.269961)
+    """
+    tape = as_tape(tape)
+    T, B, _, H = sizes(tape)
+    t, i = as_gap(t, i, T)
+    V = tape.V.astype(np.float64)
+    # Row r of a frame is the tangent of unit r at i: the transpose of the Jacobian.
+    rows = np.broadcast_to(np.eye(H), (B, H, H)).copy()
+    exponent = np.zeros(B, np.int64)
+    with np.errstate(all="ignore"):
+        for s in range(i + 1, t + 1):
+            rows = (rows.reshape(-1, H) @ V).reshape(B, H, H)
+            rows *= _slopes(tape, s)[:, np.newaxis]
+            rescale(rows, exponent)
+    matrix = np.ascontiguousarray(rows.swapaxes(1, 2))
+    return ScaledProduct(squeeze(matrix, tape), squeeze(exponent, tape))
+
+
+def rescale(rows: Array, exponent: Array) -> None:
+    """Move a power of 2 from rows (B, ...) to exponent (B,), where they need it."""
+    largest = np.abs(rows).max(axis=tuple(range(1, rows.ndim)), initial=0)
+    off = (largest != 0) & np.isfinite(largest)
+    off &= (largest < _SMALL) | (largest > _LARGE)
+    if off.any():
+        shift = np.where(off, np.frexp(largest)[1], 0)
+        rows[...] = np.ldexp(rows, -shift.reshape(-1, *[1] * (rows.ndim - 1)))
+        exponent += shift
+
+
+def log_singular_values(
+    tape: Tape, t: int, i: int, k: int = 1, *, iterations: int = 500
+) -> Array:
+    """Return the natural logarithms of the k largest singular values of dz[t]/dz[i].
+
+    Without the matrix: orthonormal directions go through the gap and back, and are made
+    orthonormal after each step (block power iteration on the product's factors). Their
+    growth is summed up as logarithms, so that no singular value is lost beside a larger
+    one.
+
+    Parameters
+    ----------
+    tape : Tape
+        From `bptt.forward`.
+    t, i : int
+        The ends of the gap, 0 <= i <= t <= T.
+    k : int, default 1
+        How many, at most H.
+    iterations : int, default 500
+        Of the power method, at most; it stops when an iteration changes no logarithm by
+        more than its rounding.
+
+    Returns
+    -------
+    ndarray of shape (B, k), or (k,) for one sequence
+        Descending. Minus infinity stands for 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `jacobian_product`, or k is above H.
+
+    Notes
+    -----
+    The error falls by (s[k+9] / s[k])^2 or faster with each iteration; directions of
+    nearly equal singular values are told apart by a small decomposition now and then.
+    What has not settled after the last iteration is off by less than the distance of
+    neighbouring values.
+
+    Examples
+    --------
+    >>> import numpy as np, bptt
+    >>> Q = np.linalg.qr(np.random.default_rng(0).standard_normal((8, 8)))[0]
+    >>> x, W = np.zeros((100, 1)), np.ones((1, 8))
+    >>> _, tape = bptt.forward(x, W, 0.9 * Q, activation="identity")
+    >>> values = np.exp(log_singular_values(tape, 100, 0, 3))
+    >>> np.allclose(values, 0.9**100)
+    True
+    """
+    tape = as_tape(tape)
+    T, B, _, H = sizes(tape)
+    t, i = as_gap(t, i, T)
+    k = as_count("k", k, H, "H")
+    iterations = as_size("iterations", iterations)
+    z = np.ascontiguousarray(tape.z[i : t + 1], np.float64)
+    V = tape.V.astype(np.float64)
+    # Backwards D comes first: the steps between are those of another walk.
+    back = np.ascontiguousarray(z[:0:-1])
+    width = min(H, k + 8)
+    start = np.random.default_rng(0).standard_normal((B, H, width))
+    Q = np.ascontiguousarray(np.linalg.qr(start)[0].swapaxes(1, 2))
+    logs = np.zeros((B, width))
+    for n in range(1, 1 + (iterations if t > i else 0)):
+        before, logs = logs, np.zeros((B, width))
+        _backend.kernels.lyapunov(V, z, tape.activation, Q, logs)
+        if width == H == 1:
+            break
+        Q *= tape.activation.dsigma(back[0])[:, np.newaxis]
+        _backend.kernels.lyapunov(V.T, back, tape.activation, Q, np.zeros((B, width)))
+        Q = _orthonormal_rows(Q @ V.T)
+        if n & (n - 1) == 0:
+            _separate(Q, logs, V, z, tape)
+        with np.errstate(invalid="ignore"):
+            change = np.abs(logs - before)[:, :k]
+        # Minus infinity less itself is no change.
+        settled = change <= 4 * np.finfo(float).eps * (t - i + np.abs(logs[:, :k]))
+        if (settled | np.isinf(logs[:, :k])).all():
+            break
+    return squeeze(-np.sort(-logs, axis=1)[:, :k], tape)
+
+
+def _separate(Q: Array, logs: Array, V: Array, z: Array, tape: Tape) -> None:
+    """Turn directions that grow nearly alike to where the product has them orthogonal.
+
+    This only speeds up the iteration: an error here is one it corrects. Of directions
+    far below the largest the image has no digits, and they are left alone.
+    """
+    images = Q.copy()
+    exponent = np.zeros(len(Q), np.int64)
+    for state in z[1:]:
+        images = (images.reshape(-1, len(V)) @ V).reshape(images.shape)
+        images *= tape.activation.dsigma(state)[:, np.newaxis]
+        rescale(images, exponent)
+    for frame, image, log in zip(Q, images, logs, strict=True):
+        first = 0
+        while first < len(log) and log[first] > log[0] - _RESOLVED:
+            end = first + int((log[first:] > log[first] - _ALIKE).sum())
+            if np.isfinite(image[first:end]).all():
+                turn = np.linalg.svd(image[first:end], full_matrices=False)[0].T
+                frame[first:end] = turn @ frame[first:end]
+            first = max(end, first + 1)
+
+
+def _orthonormal_rows(rows: Array) -> Array:
+    Q, _ = np.linalg.qr(rows.swapaxes(1, 2))
+    return np.ascontiguousarray(Q.swapaxes(1, 2))
+
+
+class Growth(NamedTuple):
+    """Which factor of a product made a direction grow or shrink, step by step.
+
+    Each of shape (steps, B) or (steps,), natural logarithms; their sum over the steps
+    is the logarithm of what the direction's length was multiplied by.
+
+    Attributes
+    ----------
+    V : ndarray
+        By V^T: ``log |V^T u| - log |u|``.
+    D : ndarray
+        By D[t], after it.
+    """
+
+    V: Array
+    D: Array
+
+
+def split_growth(tape: Tape, t: int, i: int, direction: Array | None = None) -> Growth:
+    """Split what dz[t]/dz[i] does to a direction into the parts of V^T and of the D's.
+
+    Parameters
+    ----------
+    tape : Tape
+        From `bptt.forward`.
+    t, i : int
+        The ends of the gap, 0 <= i <= t <= T.
+    direction : array_like of shape (B, H) or (H,), optional
+        A tangent of z[i]; by default random, so that it soon is the direction that
+        grows most.
+
+    Returns
+    -------
+    Growth
+        V and D, one entry for each step of the gap.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `jacobian_product`, or the direction is of another shape.
+
+    Examples
+    --------
+    The states are 0, where tanh' is 1, so that all is due to V:
+
+    >>> import numpy as np, bptt
+    >>> _, tape = bptt.forward(np.zeros((5, 1)), np.ones((1, 2)), 0.5 * np.eye(2))
+    >>> growth = split_growth(tape, 5, 0)
+    >>> np.exp(growth.V.sum()), np.exp(growth.D.sum())
+    (np.float64(0.03125), np.float64(1.0))
+    """
+    tape = as_tape(tape)
+    T, B, _, H = sizes(tape)
+    t, i = as_gap(t, i, T)
+    if direction is None:
+        u = np.random.default_rng(0).standard_normal((B, H))
+    else:
+        u = np.array(direction, np.float64)
+        expected = (B, H) if tape.batched else (H,)
+        if u.shape != expected:
+            raise ValueError(f"direction must have shape {expected}, got {u.shape}")
+        u = u.reshape(B, H)
+    V = tape.V.astype(np.float64)
+    by_V, by_D = np.empty((t - i, B)), np.empty((t - i, B))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for s in range(i + 1, t + 1):
+            u /= _lengths(u)
+            u = u @ V
+            through_V = _lengths(u)
+            u *= _slopes(tape, s)
+            by_V[s - i - 1] = np.log(through_V[:, 0])
+            by_D[s - i - 1] = np.log(_lengths(u)[:, 0]) - by_V[s - i - 1]
+    return Growth(squeeze(by_V, tape, 1), squeeze(by_D, tape, 1))
+
+
+def _slopes(tape: Tape, t: int) -> Array:
+    """Return the diagonal of D[t] in float64, (B, H)."""
+    return tape.activation.dsigma(tape.z[t].astype(np.float64))
+
+
+def _lengths(u: Array) -> Array:
+    """Return the length of each row, (B, 1)."""
+    lengths: Array = np.linalg.norm(u, axis=1, keepdims=True)
+    return lengths

@@ -1,0 +1,132 @@
+"""The regulariser of Pascanu et al. (2013): an error should keep its length."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bptt._validation import check_choice
+from bptt.flow._arguments import as_loss, as_tape, sizes
+from bptt.recurrence import Gradients, Tape, backward
+
+Array = NDArray[Any]
+
+
+@np.errstate(over="ignore", invalid="ignore", under="ignore")
+def omega(
+    tape: Tape,
+    dz: ArrayLike | None = None,
+    *,
+    dz_last: ArrayLike | None = None,
+    through: str = "everything",
+    need_x_grad: bool = False,
+) -> tuple[float, Gradients]:
+    """Return Omega, which is 0 where errors keep their length, and its gradients.
+
+    With e[t] = dL/dz[t] in total, of which a step back makes r[t] = e[t] D[t] V^T::
+
+        Omega = sum_t (||r[t]|| / ||e[t]|| - 1)^2          t = 1..T
+
+    in the mean over the sequences of the batch. Where e[t] is 0 a step has no term.
+
+    Parameters
+    ----------
+    tape : Tape
+        From `bptt.forward`.
+    dz, dz_last : array_like
+        The gradient of the loss, as in `bptt.backward`. It is taken as given: that it
+        depends on the states itself is not differentiated.
+    through : {"everything", "V"}, default "everything"
+        "everything" differentiates the factor V^T, the errors e and the slopes D, and
+        through them all states. "V" is the paper's choice: the gradient with respect to
+        the factor V^T alone, e and D taken as constants; the other gradients are 0.
+    need_x_grad : bool, default False
+        Whether to compute the gradient with respect to x.
+
+    Returns
+    -------
+    value : float
+    gradients : Gradients
+        Of Omega with respect to W, V, b, z0 and x.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `bptt.backward`, or through is none of its choices.
+
+    References
+    ----------
+    R. Pascanu, T. Mikolov, Y. Bengio, "On the difficulty of training recurrent neural
+    networks", ICML 2013, equations 9 and 10.
+
+    Examples
+    --------
+    An orthogonal V keeps the length of an error, where the states are 0:
+
+    >>> import numpy as np, bptt
+    >>> x, W = np.zeros((5, 1)), np.ones((1, 2))
+    >>> _, tape = bptt.forward(x, W, np.array([[0.0, 1.0], [-1.0, 0.0]]))
+    >>> omega(tape, dz_last=np.ones(2))[0]
+    0.0
+    >>> _, tape = bptt.forward(x, W, 0.5 * np.eye(2))
+    >>> value, gradients = omega(tape, dz_last=np.ones(2))
+    >>> value, gradients.V[0, 0] < 0
+    (1.25, np.True_)
+    """
+    tape = as_tape(tape)
+    check_choice("through", through, ("everything", "V"))
+    every, last = as_loss(tape, dz, dz_last)
+    T, B, _, H = sizes(tape)
+    V = tape.V.astype(np.float64)
+    z = tape.z[1:].astype(np.float64)
+    slope = tape.activation.dsigma(z)
+
+    # Backwards, as in BPTT: e[t] = dz[t] + r[t+1], da[t] = e[t] D[t], r[t] = da[t] V^T.
+    e, da, r = (np.empty((T, B, H)) for _ in range(3))
+    carried = np.zeros((B, H)) if last is None else last
+    for t in range(T - 1, -1, -1):
+        e[t] = carried if every is None else carried + every[t]
+        da[t] = e[t] * slope[t]
+        r[t] = carried = da[t] @ V.T
+    e_length, r_length = _lengths(e), _lengths(r)
+    e_unit, r_unit = _units(e, e_length), _units(r, r_length)
+    there = e_length > 0
+    ratio = np.divide(r_length, e_length, where=there, out=np.ones_like(e_length))
+    value = float(np.square(ratio - 1).sum() / max(1, B))
+
+    # d(ratio - 1)^2 by r and by e, each taken directly.
+    outer = 2 * (ratio - 1) / max(1, B)
+    outer = np.divide(outer, e_length, where=there, out=np.zeros_like(outer))
+    of_r, of_e = outer * r_unit, -outer * ratio * e_unit
+    dV = np.zeros((H, H))
+    if through == "V":
+        dV += of_r.reshape(-1, H).T @ da.reshape(-1, H)
+        dz_omega = np.zeros_like(z)
+    else:
+        # Backwards was t = T..1, so now forwards: what comes later depends on e[t-1].
+        dz_omega = np.empty_like(z)
+        later = np.zeros((B, H))  # dOmega / de[t-1] in total
+        for t in range(T):
+            of_r[t] += later
+            of_da = of_r[t] @ V
+            later = of_da * slope[t] + of_e[t]
+            dz_omega[t] = of_da * e[t]
+        dV += of_r.reshape(-1, H).T @ da.reshape(-1, H)
+        dz_omega *= tape.activation.curvature(z)
+    shape = dz_omega.shape if tape.batched else (T, H)
+    dtype = tape.z.dtype
+    grads = backward(
+        tape, dz_omega.reshape(shape).astype(dtype), need_x_grad=need_x_grad
+    )
+    return value, grads._replace(V=(grads.V + dV).astype(dtype))
+
+
+def _lengths(rows: Array) -> Array:
+    lengths: Array = np.linalg.norm(rows, axis=-1, keepdims=True)
+    return lengths
+
+
+def _units(rows: Array, lengths: Array) -> Array:
+    return np.divide(rows, lengths, where=lengths > 0, out=np.zeros_like(rows))

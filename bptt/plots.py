@@ -1,0 +1,333 @@
+"""Pictures of the flow of gradients: one function each, which returns the Axes.
+
+They need matplotlib, ``pip install 'bptt[plot]'``. Each takes ``ax``, the Axes to draw
+into; without it a figure is made that has no background of its own and grey letters, so
+that it can be read on a white page and on a black one. The colours are those of Okabe
+and Ito (2008), which the colour-blind can tell apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bptt import flow as flows
+from bptt.flow import cliff
+from bptt.flow.gradients import GradientFlow
+from bptt.recurrence import Tape, forward
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Array = NDArray[Any]
+
+# Of equal contrast, 4.5, to white and to black.
+GREY = "#767676"
+BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+SKY, PURPLE = "#56B4E9", "#CC79A7"
+COLOURS = (BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE)
+
+
+def gradient_norms(
+    flow: GradientFlow | Mapping[str, GradientFlow], ax: Axes | None = None
+) -> Axes:
+    """Draw log10 ||dL/dz[t]|| over time, of one gradient flow or of several by name.
+
+    Parameters
+    ----------
+    flow : GradientFlow, or dict of them
+    ax : matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    ax = _axes(ax)
+    for (name, one), colour in zip(_named(flow), _cycle(), strict=False):
+        t = np.arange(len(one.log10_norm_all))
+        ax.plot(t, _drawn(one.log10_norm_all), color=colour, label=name)
+        if not name and one.log10_norm.shape[1] > 1:
+            low, high = (_drawn(f(one.log10_norm, axis=1)) for f in (np.min, np.max))
+            ax.fill_between(t, low, high, color=colour, alpha=0.2, lw=0)
+    _label(ax, "t", "log10 ||dL/dz[t]||", "Gradient over time")
+    return _legend(ax)
+
+
+def decay(
+    flow: GradientFlow | Mapping[str, GradientFlow], ax: Axes | None = None
+) -> Axes:
+    """Draw what is left of a gradient after a gap, and for a single flow the bound.
+
+    Parameters
+    ----------
+    flow : GradientFlow, or dict of them
+    ax : matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    ax = _axes(ax)
+    for (name, one), colour in zip(_named(flow), _cycle(), strict=False):
+        gaps = np.arange(len(one.log10_decay))
+        ax.plot(gaps, _drawn(one.log10_decay), color=colour, label=name or "measured")
+        if not name:
+            limits = ax.get_ylim()
+            bound = _drawn(one.log10_bound)
+            ax.plot(gaps, bound, color=ORANGE, ls="--", label="bound (gamma ||V||)^k")
+            low, high = min(limits[0], -2.5), max(limits[1], 1.0)
+            ax.set_ylim(low, min(high + (high - low) / 2, max(high, np.nanmax(bound))))
+    ax.axhline(-2, color=GREY, lw=0.8, ls=":")
+    ax.annotate("1 %", (1, -2), xycoords=("axes fraction", "data"), color=GREY)
+    _label(ax, "gap k", "log10 of what is left", "Gradient over a gap of k steps")
+    return _legend(ax)
+
+
+def product_norms(tape: Tape | Array, ax: Axes | None = None) -> Axes:
+    """Draw log10 ||dz[t]/dz[i]|| over t and i, of a tape's first sequence.
+
+    Parameters
+    ----------
+    tape : Tape, or ndarray of shape (T + 1, T + 1)
+        A tape, or what `bptt.flow.product_norms` returned, which says what is computed.
+    ax : matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    norms = flows.product_norms(tape) if isinstance(tape, Tape) else tape
+    ax = _axes(ax)
+    seen = norms[np.isfinite(norms)]
+    # Beyond 16 decades float64 has no digits left, and colours none to spare.
+    limit = min(16.0, max(2.0, float(np.abs(seen).max(initial=0))))
+    image = ax.imshow(
+        np.clip(np.nan_to_num(norms, nan=np.nan, neginf=-limit), -limit, limit),
+        cmap="PuOr",
+        vmin=-limit,
+        vmax=limit,
+        origin="lower",
+        aspect="auto",
+        interpolation="nearest",
+    )
+    bar = ax.figure.colorbar(image, ax=ax)
+    bar.ax.tick_params(colors=GREY, labelcolor=GREY)
+    bar.outline.set_edgecolor(GREY)
+    _label(ax, "i", "t", "log10 ||dz[t]/dz[i]|| / sqrt(H)")
+    return ax
+
+
+def singular_values(
+    tape: Tape, k: int = 3, *, points: int = 12, ax: Axes | None = None
+) -> Axes:
+    """Draw the k largest singular values of dz[T]/dz[T-gap] over the gap.
+
+    Parameters
+    ----------
+    tape : Tape
+        Its first sequence is looked at.
+    k : int, default 3
+    points : int, default 12
+        Gaps to compute, from 1 to T.
+    ax : matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    T, H = len(tape.x), len(tape.V)
+    tape = last_steps(tape, T)
+    gaps = np.unique(np.geomspace(1, T, points).round().astype(int))
+    k = min(k, H)
+    values = np.array(
+        [
+            flows.log_singular_values(tape, T, T - int(gap), k, iterations=8)
+            for gap in gaps
+        ]
+    ).reshape(len(gaps), k) / np.log(10)
+    ax = _axes(ax)
+    for j, colour in zip(range(k), _cycle(), strict=False):
+        ax.plot(gaps, _drawn(values[:, j]), color=colour, marker=".", label=f"s{j + 1}")
+    ax.axhline(0, color=GREY, lw=0.8, ls=":")
+    _label(ax, "gap", "log10 of singular values", "Singular values of dz[T]/dz[T-gap]")
+    return _legend(ax)
+
+
+def eigenvalues(V: ArrayLike, ax: Axes | None = None) -> Axes:
+    """Draw the eigenvalues of V in the complex plane, with the unit circle.
+
+    Parameters
+    ----------
+    V : array_like of shape (H, H)
+    ax : matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    ax = _axes(ax)
+    values = np.linalg.eigvals(np.asarray(V, np.float64))
+    angle = np.linspace(0, 2 * np.pi, 200)
+    ax.plot(np.cos(angle), np.sin(angle), color=GREY, lw=0.8)
+    ax.plot(values.real, values.imag, ".", color=BLUE)
+    ax.set_aspect("equal", "datalim")
+    radius = np.abs(values).max()
+    _label(ax, "real", "imaginary", f"Eigenvalues of V, radius {radius:.3g}")
+    return ax
+
+
+def saturation(tape: Tape, ax: Axes | None = None) -> Axes:
+    """Draw how steep the activation was: a histogram of sigma' / gamma.
+
+    Parameters
+    ----------
+    tape : Tape
+    ax : matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    ax = _axes(ax)
+    slope = np.abs(tape.activation.dsigma(tape.z[1:])) / (tape.activation.gamma or 1.0)
+    counts, edges = np.histogram(slope, np.linspace(0, 1, 21))
+    share = counts / max(1, slope.size)
+    colours = [VERMILION if right < 0.06 else BLUE for right in edges[1:]]
+    ax.bar(edges[:-1], share, width=0.05, align="edge", color=colours)
+    title = f"Slopes of {tape.activation.name}, saturated {share[0]:.0%}"
+    _label(ax, "sigma' / largest sigma'", "share of units", title)
+    return ax
+
+
+def loss_cliff(ax: Axes | None = None, *, clip: float = 0.1) -> Axes:
+    """Draw the cliff of `bptt.flow.cliff`, and a descent without and one with clipping.
+
+    Parameters
+    ----------
+    ax : matplotlib.axes.Axes, optional
+    clip : float, default 0.1
+        h.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    ax = _axes(ax)
+    w, b = np.linspace(3.2, 6.2, 240), np.linspace(-4.2, -1.2, 240)
+    loss = cliff.loss_surface(w, b[:, np.newaxis])
+    limits = (w[0], w[-1], b[0], b[-1])
+    image = ax.imshow(
+        loss, origin="lower", extent=limits, cmap="cividis", aspect="auto"
+    )
+    ax.figure.colorbar(image, ax=ax).ax.tick_params(colors=GREY, labelcolor=GREY)
+    for name, h, colour, style in (
+        ("without clipping", None, VERMILION, "X-"),
+        (f"clipped at h = {clip:g}", clip, SKY, ".-"),
+    ):
+        path = cliff.descend(clip=h)
+        ax.plot(path[:, 0], path[:, 1], style, color=colour, lw=1, ms=5, label=name)
+    ax.set_xlim(*limits[:2])
+    ax.set_ylim(*limits[2:])
+    _label(ax, "w", "b", "Loss of one unit, 50 steps")
+    ax.legend(labelcolor="white", framealpha=0, fontsize="small")
+    return ax
+
+
+def clipping(norm: ArrayLike, h: float | None = None, ax: Axes | None = None) -> Axes:
+    """Draw the gradient's norm along a training run, before and after clipping.
+
+    Parameters
+    ----------
+    norm : array_like of shape (steps,)
+        Before clipping, as `bptt.history.History.norm`.
+    h : float, optional
+        The threshold.
+    ax : matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    ax = _axes(ax)
+    norm = np.asarray(norm, np.float64)
+    step = np.arange(1, len(norm) + 1)
+    ax.plot(step, norm, color=ORANGE, lw=0.8, label="before clipping")
+    title = "Norm of the gradient"
+    if h is not None and np.isfinite(h):
+        ax.plot(step, np.minimum(norm, h), color=BLUE, lw=0.8, label="after")
+        ax.axhline(h, color=GREY, lw=0.8, ls=":")
+        title += (
+            f", clipped in {(norm > h).mean() if len(norm) else 0:.0%} of the steps"
+        )
+    if (norm > 0).any():
+        ax.set_yscale("log")
+    _label(ax, "step", "norm", title)
+    return _legend(ax)
+
+
+def _axes(ax: Axes | None) -> Axes:
+    if ax is not None:
+        return ax
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ImportError(
+            "pictures need matplotlib: pip install 'bptt[plot]'"
+        ) from None
+    # No pyplot: it would keep every figure, and ask for a display.
+    figure = Figure(figsize=(5.2, 3.6), layout="constrained")
+    figure.patch.set_alpha(0)
+    ax = figure.subplots()
+    ax.patch.set_alpha(0)
+    ax.tick_params(colors=GREY, which="both")
+    for side in ax.spines.values():
+        side.set_color(GREY)
+    for text in (ax.xaxis.label, ax.yaxis.label, ax.title):
+        text.set_color(GREY)
+    return ax
+
+
+def _label(ax: Axes, x: str, y: str, title: str) -> None:
+    ax.set_xlabel(x)
+    ax.set_ylabel(y)
+    ax.set_title(title, fontsize="medium")
+
+
+def _legend(ax: Axes) -> Axes:
+    handles, names = ax.get_legend_handles_labels()
+    if len(handles) > 1:
+        ax.legend(handles, names, labelcolor=GREY, framealpha=0, fontsize="small")
+    return ax
+
+
+def _named(
+    flow: GradientFlow | Mapping[str, GradientFlow],
+) -> list[tuple[str, GradientFlow]]:
+    return [("", flow)] if isinstance(flow, GradientFlow) else list(flow.items())
+
+
+def _cycle() -> list[str]:
+    return list(COLOURS) * 8
+
+
+def _drawn(values: Array) -> Array:
+    """Return values with NaN, a gap in the line, for what is infinite."""
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def last_steps(tape: Tape, steps: int) -> Tape:
+    """Return the tape of a run's last steps, of its first sequence."""
+    start = max(0, len(tape.x) - steps)
+    x = tape.x[start:, :1]
+    _, part = forward(
+        x if x.ndim == 3 else x[:, 0],
+        tape.W,
+        tape.V,
+        tape.b,
+        tape.z[start, :1] if x.ndim == 3 else tape.z[start, 0],
+        activation=tape.activation,
+    )
+    return part

@@ -1,0 +1,187 @@
+"""What gradient_flow says of a loss, against plain NumPy and known cases."""
+
+import json
+
+import numpy as np
+import pytest
+from proof import random_case, run_forward
+from tolerances import EXACT_CASE, exact_bound, normwise_bound
+
+import bptt
+from bptt import _reference, flow
+
+
+def errors(tape, dz):
+    """Return e[t] for t = 0..T, plainly."""
+    T = len(dz)
+    e = np.zeros((T + 1, *dz.shape[1:]))
+    for t in range(T, 0, -1):
+        e[t] += dz[t - 1]
+        e[t - 1] = (e[t] * tape.activation.dsigma(tape.z[t])) @ tape.V.T
+    return e
+
+
+@pytest.mark.parametrize("B", [1, 3, 9])
+@pytest.mark.parametrize("kind", ["dz", "dz_last", "both"])
+def test_norms_are_those_of_the_gradients(B, kind, rng):
+    case = random_case(rng, 12, B, 3, 5, bptt.Activation("tanh"), dz=kind)
+    _, tape = bptt.forward(case.x, case.W, case.V, case.b, case.z0)
+    found = bptt.gradient_flow(tape, case.dz, dz_last=case.dz_last)
+    dz = np.zeros((12, B, 5)) if case.dz is None else case.dz.copy()
+    if case.dz_last is not None:
+        dz[-1] += case.dz_last
+    e = errors(tape, dz)
+    bound = exact_bound(12 * 5)
+    expected = np.log10(np.linalg.norm(e, axis=2))
+    np.testing.assert_allclose(found.log10_norm, expected, rtol=bound, atol=bound)
+    every = np.log10(np.linalg.norm(e.reshape(13, -1), axis=1))
+    np.testing.assert_allclose(found.log10_norm_all, every, rtol=bound, atol=bound)
+    z0 = bptt.backward(tape, case.dz, dz_last=case.dz_last).z0
+    np.testing.assert_allclose(
+        10 ** found.log10_norm_all[0], np.linalg.norm(z0), rtol=10 * bound
+    )
+    da = e[1:] * tape.activation.dsigma(tape.z[1:])
+    parts = [np.linalg.norm(a.T @ b) for a, b in zip(tape.z[:-1], da, strict=True)]
+    np.testing.assert_allclose(10**found.log10_dV, parts, rtol=10 * bound)
+
+
+def test_decay_is_that_of_single_steps(rng):
+    case = random_case(rng, 10, 2, 3, 5, bptt.Activation("tanh"), dz="dz")
+    case.dz[[0, 2, 3]] = 0
+    _, tape = bptt.forward(case.x, case.W, case.V, case.b, case.z0)
+    found = bptt.gradient_flow(tape, case.dz)
+    for gap in range(11):
+        expected = []
+        for t in range(gap, 11):
+            if t == 0 or not case.dz[t - 1].any():
+                continue
+            alone = np.zeros_like(case.dz)
+            alone[t - 1] = case.dz[t - 1]
+            e = np.linalg.norm(errors(tape, alone), axis=2)
+            expected += list(np.log10(e[t - gap] / e[t]))
+        np.testing.assert_allclose(
+            found.log10_decay[gap], np.mean(expected), rtol=0, atol=exact_bound(100)
+        )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_float32_neither_vanishes_nor_overflows(dtype, rng):
+    V = (0.01 * np.eye(4)).astype(dtype)
+    x, W = np.zeros((400, 1), dtype), np.ones((1, 4), dtype)
+    _, tape = bptt.forward(x, W, V, activation="identity")
+    found = bptt.gradient_flow(tape, dz_last=np.ones(4, dtype))
+    expected = 400 * np.log10(float(dtype(0.01)))
+    np.testing.assert_allclose(
+        found.log10_norm_all[0] - found.log10_norm_all[-1], expected, rtol=EXACT_CASE
+    )
+    assert found.horizon == 1
+
+
+def test_a_loss_added_to_a_vanished_or_exploded_error():
+    for factor in (1e-2, 1e2):
+        V = factor * np.eye(2)
+        x, W = np.zeros((400, 1)), np.ones((1, 2))
+        _, tape = bptt.forward(x, W, V, activation="identity")
+        dz = np.zeros((400, 2))
+        dz[[-1, 0], :] = [[1.0, 0.0], [3.0, 0.0]]
+        found = bptt.gradient_flow(tape, dz)
+        # After step 1 the loss there counts where the other has vanished.
+        expected = np.log10(3) if factor < 1 else 399 * 2
+        np.testing.assert_allclose(
+            found.log10_norm_all[1], expected, rtol=exact_bound(400)
+        )
+
+
+def layer(rng, V, activation="tanh", T=60, scale=0.1, b=None):
+    H = len(V)
+    x = rng.standard_normal((T, 2, 3))
+    W = scale * rng.standard_normal((3, H))
+    _, tape = bptt.forward(x, W, V, b, activation=activation)
+    return bptt.gradient_flow(tape, dz_last=rng.standard_normal((2, H)))
+
+
+def test_verdicts(rng):
+    Q = np.linalg.qr(rng.standard_normal((16, 16)))[0]
+    found = layer(rng, 0.6 * Q)
+    assert found.kind == "vanishing"
+    assert f"1 % in {found.horizon:.0f} steps of 60" in found.verdict
+    assert "gamma ||V|| = 0.6 < 1" in found.verdict
+    found = layer(rng, Q, "sigmoid")
+    assert found.kind == "vanishing"
+    assert "in place of sigmoid" in found.verdict
+    found = layer(rng, Q, "identity")
+    assert found.kind == "healthy"
+    assert np.isinf(found.horizon)
+    found = layer(rng, 1.4 * Q, "identity")
+    assert found.kind == "exploding"
+    assert "h = 1" in found.verdict
+    assert "1.4 per step" in found.verdict
+    found = layer(rng, 0.5 * Q, scale=50.0)
+    assert found.kind == "saturated"
+    assert found.units.saturated > 0.5
+    found = layer(rng, Q, "relu", b=np.full(16, -100.0))
+    assert found.kind == "dead"
+    assert list(found.units.dead) == list(range(16))
+    assert (found.units.dead_since == 1).all()
+    assert "16 of 16 units" in found.verdict
+    for text in (layer(rng, s * Q).verdict for s in (0.5, 1.0, 3.0)):
+        assert "\n" not in text
+
+
+def test_a_large_radius_with_small_growth_is_told(rng):
+    found = layer(rng, 1.5 * np.eye(16), scale=50.0)
+    assert found.spectral_radius == 1.5
+    assert "the radius alone would promise that gradients explode" in found.verdict
+
+
+def test_dead_units_since_when_and_where(rng):
+    x = np.ones((10, 2, 1))
+    x[4:] = -1
+    x[4:, 1] = 1  # only the first sequence turns negative
+    W = np.array([[1.0, 1.0, -1.0]])
+    V = np.diag([0.0, 2.0, 0.0])
+    _, tape = bptt.forward(x, W, V, activation="relu")
+    units = bptt.gradient_flow(tape, dz_last=np.ones((2, 3))).units
+    assert list(units.dead_share) == [0.5, 0, 0.5]
+    assert list(units.dead_since) == [11, 11, 11]
+    assert len(units.dead) == 0
+    off = tape.z[1:] == 0
+    assert units.zero == off.mean()
+
+
+def test_saturation_is_counted(rng):
+    case = random_case(rng, 9, 4, 3, 6, bptt.Activation("tanh"))
+    _, tape = bptt.forward(3 * case.x, case.W, case.V)
+    units = bptt.gradient_flow(tape, case.dz).units
+    saturated = 1 - np.square(tape.z[1:]) < 0.05
+    assert 0 < units.saturated < 1
+    np.testing.assert_allclose(units.saturated, saturated.mean(), rtol=exact_bound(4))
+    np.testing.assert_allclose(
+        units.saturated_by_unit, saturated.mean(axis=(0, 1)), rtol=exact_bound(4)
+    )
+
+
+def test_a_nan_is_located(rng):
+    case = random_case(rng, 9, 2, 3, 6, bptt.Activation("tanh"))
+    z = run_forward(_reference, case)
+    case.dz[4, 1, 2] = np.nan
+    _, tape = bptt.forward(case.x, case.W, case.V, case.b, case.z0)
+    np.testing.assert_allclose(tape.z, z, rtol=normwise_bound(100, np.float64))
+    found = bptt.gradient_flow(tape, case.dz)
+    assert found.kind == "not finite"
+    assert "dL/dz[5]" in found.verdict
+
+
+def test_json(rng):
+    Q = np.linalg.qr(rng.standard_normal((8, 8)))[0]
+    found = layer(rng, Q)
+    saved = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert saved["kind"] == found.kind
+    assert len(saved["log10_norm"]) == 61
+    assert repr(found) == f"GradientFlow(T=60, B=2, H=8, tanh, {found.kind})"
+
+
+def test_growth_bound_holds(rng):
+    found = layer(rng, rng.standard_normal((8, 8)))
+    assert (found.log10_decay[1:] <= found.log10_bound[1:]).all()
+    assert flow.GradientFlow is type(found)

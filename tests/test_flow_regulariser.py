@@ -1,0 +1,105 @@
+"""Omega, and its gradient by complex step through everything it depends on."""
+
+import itertools
+
+import numpy as np
+import pytest
+from proof import ACTIVATIONS, STEP, random_case, run_forward
+from tolerances import COMPLEX_STEP, difference_bound, exact_bound
+
+import bptt
+from bptt import _reference, flow
+
+LEAVES = ("W", "V", "b", "z0", "x")
+
+
+def value(case, V_factor=None, z=None):
+    """Return Omega in plain NumPy, of complex arguments too.
+
+    V_factor stands for V in the factor V^T alone.
+    """
+    z = run_forward(_reference, case) if z is None else z
+    T, B = case.x.shape[:2]
+    last = case.V if V_factor is None else V_factor
+    e, total = (0 if case.dz_last is None else case.dz_last), 0.0
+    for t in range(T, 0, -1):
+        if case.dz is not None:
+            e = e + case.dz[t - 1]
+        da = e * case.activation.dsigma(z[t])
+        r = da @ last.T
+        # No norm of NumPy: it takes the modulus, which has no derivative.
+        ratio = np.sqrt((r * r).sum(axis=1) / (e * e).sum(axis=1))
+        total = total + ((ratio - 1) ** 2).sum()
+        e = da @ case.V.T
+    return total / B
+
+
+def moved(case, name, direction):
+    return type(case)(
+        **{**vars(case), name: getattr(case, name) + 1j * STEP * direction}
+    )
+
+
+# Those whose slopes take complex states; the others have no curvature anywhere.
+SMOOTH = ("tanh", "sigmoid", "scaled_tanh", "softplus", "identity", "affine")
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_gradients_are_the_complex_step_derivatives(name, rng):
+    activation = next(a for a in ACTIVATIONS if a.name == name)
+    for b, dz in itertools.product([True, False], ["dz", "dz_last", "both"]):
+        case = random_case(rng, 7, 3, 4, 5, activation, b=b, dz=dz)
+        case.V[...] *= 4
+        arguments = case.x, case.W, case.V, case.b, case.z0
+        _, tape = bptt.forward(*arguments, activation=activation)
+        omega, grads = flow.omega(tape, case.dz, dz_last=case.dz_last, need_x_grad=True)
+        np.testing.assert_allclose(omega, value(case), rtol=exact_bound(100))
+        for leaf in LEAVES:
+            grad = getattr(grads, leaf)
+            if grad is None:
+                continue
+            direction = rng.standard_normal(grad.shape)
+            expected = value(moved(case, leaf, direction)).imag / STEP
+            products = grad * direction
+            size = np.abs(products).sum() + omega
+            assert abs(products.sum() - expected) <= COMPLEX_STEP * size, leaf
+
+
+def test_the_gradient_of_the_paper_takes_errors_and_slopes_as_constants(rng):
+    case = random_case(rng, 7, 3, 4, 5, bptt.Activation("tanh"), dz="dz_last")
+    _, tape = bptt.forward(case.x, case.W, case.V, case.b, case.z0)
+    _, grads = flow.omega(tape, dz_last=case.dz_last, through="V")
+    direction = rng.standard_normal(case.V.shape)
+    expected = value(case, case.V + 1j * STEP * direction).imag / STEP
+    # In `value` the errors are carried by V itself, as constants.
+    products = grads.V * direction
+    assert abs(products.sum() - expected) <= COMPLEX_STEP * np.abs(products).sum()
+    for leaf in ("W", "b", "z0"):
+        assert not getattr(grads, leaf).any()
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda a: a.name)
+def test_curvature_is_the_derivative_of_the_slope(activation, rng):
+    z = activation.sigma(rng.standard_normal(50))
+    h = 1e-6
+    z = z[(np.abs(z) > h) & (np.abs(z - 1) > h)]  # away from the kinks
+    slope = (activation.dsigma(z + h) - activation.dsigma(z - h)) / (2 * h)
+    np.testing.assert_allclose(activation.curvature(z), slope, atol=difference_bound(h))
+
+
+def test_omega_is_0_where_lengths_are_kept(rng):
+    Q = np.linalg.qr(rng.standard_normal((6, 6)))[0]
+    x, W = np.zeros((9, 2, 1)), np.ones((1, 6))
+    _, tape = bptt.forward(x, W, Q, activation="identity")
+    omega, grads = flow.omega(tape, rng.standard_normal((9, 2, 6)))
+    assert abs(omega) <= exact_bound(100) ** 2 * 9
+    np.testing.assert_allclose(grads.V, 0, atol=exact_bound(200))
+
+
+def test_an_error_of_0_has_no_term():
+    _, tape = bptt.forward(np.ones((4, 2, 1)), np.ones((1, 3)), 0.5 * np.eye(3))
+    dz_last = np.zeros((2, 3))
+    dz_last[0, 0] = 1
+    omega, grads = flow.omega(tape, dz_last=dz_last)
+    assert np.isfinite(omega)
+    assert all(np.isfinite(g).all() for g in grads if g is not None)

@@ -1,0 +1,93 @@
+"""Wrong calls of gradient flow, each with the message it must give."""
+
+import numpy as np
+import pytest
+
+import bptt
+from bptt import flow
+
+F32 = np.float32
+rng = np.random.default_rng(0)
+x, W, V, b, z0, dz = (
+    (0.3 * rng.standard_normal(shape)).astype(F32)
+    for shape in [(5, 3, 4), (4, 6), (6, 6), (6,), (3, 6), (5, 3, 6)]
+)
+_, tape = bptt.forward(x, W, V, b, z0)
+_, other = bptt.forward(x[:4], W, V, b, z0)
+_, sequence = bptt.forward(x[:, 0], W, V, b)
+_, ids = bptt.forward(np.ones((5, 3), int), W, V, b)
+_, empty = bptt.forward(x[:0], W, V, b)
+_, ragged = bptt.forward(x, W, V, b, z0, lengths=[5, 3, 2])
+_, recomputed = bptt.forward(x, W, V, b, z0, checkpoint=2)
+layer = flow.RTRL(W, V)
+
+CALLS = [
+    # tapes
+    (lambda: bptt.jacobian(x, 1), "tape must be the Tape that forward returned, got ndarray"),
+    (lambda: bptt.jacobian_product(None, 1, 0), "tape must be the Tape that forward returned, got NoneType"),
+    (lambda: bptt.jvp((tape,), dz0=z0), "tape must be the Tape that forward returned, got tuple"),
+    (lambda: bptt.vjp(x, dz), "tape must be the Tape that forward returned, got ndarray"),
+    (lambda: bptt.gradient_flow(x, dz), "tape must be the Tape that forward returned, got ndarray"),
+    (lambda: flow.omega(x, dz), "tape must be the Tape that forward returned, got ndarray"),
+    (lambda: bptt.lyapunov_exponents(x), "tape must be the Tape that forward returned, got ndarray"),
+    (lambda: bptt.gradient_flow(ragged, dz), "tape must be of sequences of one length, without resets, with all states kept; got another: Tape("),
+    (lambda: bptt.jvp(recomputed, dz0=z0), "tape must be of sequences of one length, without resets, with all states kept; got another: Tape("),
+    # a tape of another run
+    (lambda: bptt.gradient_flow(other, dz), "dz must have shape (T, B, H) = (4, 3, 6), got (5, 3, 6)"),
+    (lambda: bptt.vjp(other, dz), "dz must have shape (T, B, H) = (4, 3, 6), got (5, 3, 6)"),
+    (lambda: flow.omega(other, dz), "dz must have shape (T, B, H) = (4, 3, 6), got (5, 3, 6)"),
+    (lambda: bptt.jvp(other, dx=x), "dx must have shape (T, B, I) = (4, 3, 4), got (5, 3, 4)"),
+    (lambda: bptt.gradient_flow(sequence, dz), "dz must have shape (T, H) = (5, 6), got (5, 3, 6)"),
+    (lambda: bptt.gradient_flow(sequence, dz_last=z0), "dz_last must have shape (H,) = (6,), got (3, 6)"),
+    (lambda: bptt.gradient_flow(tape, dz.astype(float)), "dz must have dtype float32 like the other arrays, got float64"),
+    # steps and gaps
+    (lambda: bptt.jacobian(tape, 0), "t must be from 1 to 5, got 0"),
+    (lambda: bptt.jacobian(tape, 6), "t must be from 1 to 5, got 6"),
+    (lambda: bptt.jacobian(tape, 1.0), "t must be an integer, got float"),
+    (lambda: bptt.jacobian_product(tape, 2, 3), "i must be at most t = 2, got 3: gaps run forwards"),
+    (lambda: bptt.jacobian_product(tape, 6, 0), "t must be from 0 to 5, got 6"),
+    (lambda: bptt.jacobian_product(tape, 3, -1), "i must be from 0 to 5, got -1"),
+    (lambda: flow.log_singular_values(tape, 1, 2), "i must be at most t = 1, got 2: gaps run forwards"),
+    (lambda: flow.log_singular_values(tape, 3, 0, 7), "k must be at most H = 6, got 7"),
+    (lambda: flow.log_singular_values(tape, 3, 0, 0), "k must be at least 1, got 0"),
+    (lambda: flow.split_growth(tape, 3, 4), "i must be at most t = 3, got 4: gaps run forwards"),
+    (lambda: flow.split_growth(tape, 3, 0, b), "direction must have shape (3, 6), got (6,)"),
+    (lambda: flow.product_norms(tape, 3), "sequence must be from 0 to 2, got 3"),
+    (lambda: flow.product_norms(tape, probes=7), "probes must be at most H = 6, got 7"),
+    # directions
+    (lambda: bptt.jvp(tape), "dz0, dx or dparams must be given: a tangent has a direction"),
+    (lambda: bptt.jvp(tape, dparams={}), "dz0, dx or dparams must be given: a tangent has a direction"),
+    (lambda: bptt.jvp(tape, dz0=b), "dz0 must have shape (B, H) = (3, 6), got (6,)"),
+    (lambda: bptt.jvp(tape, dparams={"U": V}), "a key of dparams must be 'W', 'V' or 'b', got 'U'"),
+    (lambda: bptt.jvp(tape, dparams={"W": V}), "dparams['W'] must have shape (I, H) = (4, 6), got (6, 6)"),
+    (lambda: bptt.jvp(tape, dparams={"V": V.astype(float)}), "dparams['V'] must have dtype float32 like the other arrays, got float64"),
+    (lambda: bptt.jvp(tape, dparams=V), "dparams must be a dict or Gradients, got ndarray"),
+    (lambda: bptt.jvp(ids, dx=x), "dx must be None where x holds token ids, got an array"),
+    # losses
+    (lambda: bptt.gradient_flow(tape), "dz or dz_last must be given: a loss needs a gradient"),
+    (lambda: bptt.gradient_flow(tape, 0 * dz), "dz must not be 0 everywhere: the loss has no gradient"),
+    (lambda: bptt.gradient_flow(empty, dz[:0]), "tape must have a step and a sequence, got T=0, B=3"),
+    (lambda: flow.omega(tape), "dz or dz_last must be given: a loss needs a gradient"),
+    (lambda: flow.omega(tape, dz, through="W"), "through must be one of 'everything', 'V'; got 'W'"),
+    # exponents
+    (lambda: bptt.lyapunov_exponents(tape, 7), "k must be at most H = 6, got 7"),
+    (lambda: bptt.lyapunov_exponents(tape, 0), "k must be at least 1, got 0"),
+    (lambda: bptt.lyapunov_exponents(tape, skip=5), "skip must be below T = 5, got 5: no step to count"),
+    (lambda: bptt.lyapunov_exponents(empty), "skip must be below T = 0, got 0: no step to count"),
+    (lambda: bptt.lyapunov_exponents((W, V, x)), "a tuple must be (W, V, b, x), got 3 entries"),
+    (lambda: bptt.lyapunov_exponents((W, W, b, x)), "V must have shape (H, H) = (6, 6), got (4, 6)"),
+    (lambda: bptt.lyapunov_exponents(tape, activation="relu"), "a tape has its activation and z0; pass neither"),
+    # RTRL
+    (lambda: flow.RTRL(W, W), "V must have shape (H, H) = (6, 6), got (4, 6)"),
+    (lambda: flow.RTRL(W, V, b[:5]), "b must have shape (H,) = (6,), got (5,)"),
+    (lambda: layer.step(x[0]), "x must have shape (I,) = (4,), got (3, 4)"),
+    (lambda: layer.add_loss(z0), "dz must have shape (H,) = (6,), got (3, 6)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "message"), CALLS, ids=[m for _, m in CALLS])
+def test_a_wrong_call_says_what_is_wrong(call, message):
+    with pytest.raises((TypeError, ValueError)) as raised:
+        call()
+    assert str(raised.value).startswith(message)
+    assert "\n" not in str(raised.value)
