@@ -6,9 +6,15 @@ from libc.stdint cimport int32_t, int64_t
 cdef extern from "activation.h" nogil:
     int IDENTITY "BPTT_IDENTITY"
 
+cdef extern from "pool.h" nogil:
+    ctypedef struct Barrier "bptt_barrier":
+        pass
+
 cdef extern from "kernels.h" nogil:
     ctypedef struct Share "bptt_share":
         Py_ssize_t r0, r1
+        Barrier *others
+        int tid, n
 
     ctypedef struct Flow "bptt_flow":
         double clip_norm, clip_value, threshold
@@ -55,8 +61,8 @@ cdef extern from "plan.h" nogil:
 ctypedef void (*Body)(void *ctx, int tid, int n) noexcept nogil
 
 cdef extern from "pool.h" nogil:
-    ctypedef struct Barrier "bptt_barrier":
-        pass
+    void arrive "bptt_barrier_arrive"(Barrier *barrier, int tid)
+    void wait_for "bptt_barrier_await"(Barrier *barrier, int tid, int n)
     void barrier_wait "bptt_barrier_wait"(Barrier *barrier, int tid, int n)
     void stop_at "bptt_barrier_stop"(Barrier *barrier, Py_ssize_t turn)
     bint stopped_at "bptt_barrier_stopped"(Barrier *barrier, Py_ssize_t turn)

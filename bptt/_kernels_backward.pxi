@@ -212,6 +212,8 @@ cdef void backward_steps(
     mine = share_step(&l.plan, cell.B, H, P, k.tile_rows, tid, n)
     if l.has_flow:
         cell.activation = IDENTITY
+    elif l.n_restarts == 0 and l.n_ends == 0:
+        let_begin(l, &mine, tid, n)
 
     for t in range(t1, t0, -1):
         rows, cells = rows_of(l, t - 1), cells_before(l, t - 1)
@@ -241,8 +243,9 @@ cdef void backward_steps(
                         da_rows, l.chunk_panel)
         if l.has_flow:
             treat_errors(l, k, t - 1, da_t, da_rows, mine, tid, n)
-        if l.plan.split == COLUMNS:
-            meet(l, tid, n)
+        end_step(l, &mine, tid, n)
+    if mine.others != NULL:
+        wait_for(&l.barrier, tid, n)
     if l.norms != NULL:
         add_dead(l, tid)
 

@@ -120,6 +120,7 @@ cdef void forward_steps(
     states[1] = at(l, states[0], panels_of(H, P) * l.state_panel)
     cell.B = rows_of(l, t0)
     mine = share_step(&l.plan, cell.B, H, P, k.tile_rows, tid, n)
+    let_begin(l, &mine, tid, n)
 
     for t in range(t0 + 1, t1 + 1):
         if l.B == 1:
@@ -143,5 +144,6 @@ cdef void forward_steps(
             k.step_forward(&cell, mine, at(l, states[(t - 1) & 1], ended),
                            l.state_panel, z_t, at(l, states[t & 1], ended),
                            l.state_panel)
-        if l.plan.split == COLUMNS:
-            meet(l, tid, n)
+        end_step(l, &mine, tid, n)
+    if mine.others != NULL:
+        wait_for(&l.barrier, tid, n)

@@ -129,6 +129,21 @@ cdef void meet(Layer *l, int tid, int n) noexcept nogil:
         barrier_wait(&l.barrier, tid, n)
 
 
+cdef void let_begin(Layer *l, Share *mine, int tid, int n) noexcept nogil:
+    """Let a step of a single row begin before the others have ended the last one: it
+    waits for them where it needs what they made."""
+    if l.plan.split == COLUMNS and l.B == 1 and n > 1:
+        mine.others, mine.tid, mine.n = &l.barrier, tid, n
+
+
+cdef void end_step(Layer *l, const Share *mine, int tid, int n) noexcept nogil:
+    """Meet after a step whose columns are shared, or say that one's own are done."""
+    if mine.others != NULL:
+        arrive(&l.barrier, tid)
+    elif l.plan.split == COLUMNS:
+        meet(l, tid, n)
+
+
 cdef void point_at_weights(
     Layer *l, const real[:, :] W, const real[:, :] V, Py_ssize_t steps, Py_ssize_t rows,
 ) noexcept:

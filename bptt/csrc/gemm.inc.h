@@ -6,21 +6,23 @@
  */
 /* Most terms of a run: 48 KiB of a panel of AVX-512. Shorter ones load and store the
  * sums more often. */
-#define GEMM_RUN       (1536 / (REAL_BITS / 8))
-#define even_run       NAME(even_run)
-#define product        NAME(product)
-#define epilogue_fn    NAME(epilogue_fn)
-#define rows_times     NAME(rows_times)
-#define tiles_of_panel NAME(tiles_of_panel)
-#define gemm           NAME(gemm)
-#define gemm_outer     NAME(gemm_outer)
-#define row_times      NAME(row_times)
-#define group_times    NAME(group_times)
-#define prefetch_rows  NAME(prefetch_rows)
-#define outer_tiles    NAME(outer_tiles)
-#define outer_tile     NAME(outer_tile)
-#define outer_tile_at  NAME(outer_tile_at)
-#define sum_rows       NAME(sum_rows)
+#define GEMM_RUN        (1536 / (REAL_BITS / 8))
+#define even_run        NAME(even_run)
+#define product         NAME(product)
+#define epilogue_fn     NAME(epilogue_fn)
+#define rows_times      NAME(rows_times)
+#define tiles_of_panel  NAME(tiles_of_panel)
+#define gemm            NAME(gemm)
+#define gemm_outer      NAME(gemm_outer)
+#define row_times       NAME(row_times)
+#define row_times_early NAME(row_times_early)
+#define can_begin       NAME(can_begin)
+#define group_times     NAME(group_times)
+#define prefetch_rows   NAME(prefetch_rows)
+#define outer_tiles     NAME(outer_tiles)
+#define outer_tile      NAME(outer_tile)
+#define outer_tile_at   NAME(outer_tile_at)
+#define sum_rows        NAME(sum_rows)
 
 /* Terms in each of the fewest runs, of whole panels, that a sum of K is cut into. */
 INLINE ptrdiff_t even_run(ptrdiff_t K, ptrdiff_t runs)
@@ -29,6 +31,9 @@ INLINE ptrdiff_t even_run(ptrdiff_t K, ptrdiff_t runs)
     runs = runs < fewest ? fewest : runs;
     return bptt_panels((K + runs - 1) / runs, PANEL) * PANEL;
 }
+
+/* Vectors of a row whose sums may wait for the others. */
+#define EARLY_VECTORS 64
 
 /* What is done to a finished tile: rows m, columns n from column c of row r. */
 typedef void epilogue_fn(const void *job, ptrdiff_t r, ptrdiff_t c, ptrdiff_t m,
@@ -98,16 +103,69 @@ INLINE void tiles_of_panel(const product *x, ptrdiff_t r0, ptrdiff_t r1,
     } while (k < x->K);
 }
 
-/* One row, panels [p0, p1): as few groups of vectors as there can be, whole panels but
- * for the last one. */
-static void row_times(const product *x, ptrdiff_t p0, ptrdiff_t p1)
+/* A row is computed in as few groups of vectors as there can be, whole panels but for
+ * the last one: returns how many vectors of `columns` columns make a group. */
+INLINE ptrdiff_t NAME(row_width)(ptrdiff_t columns)
 {
-    ptrdiff_t end = p1 * PANEL < x->N ? p1 * PANEL : x->N;
+    ptrdiff_t vectors = (columns + VLEN - 1) / VLEN;
+    ptrdiff_t groups = (vectors + ROW_VECTORS - 1) / ROW_VECTORS;
+    return (vectors + 2 * groups - 1) / (2 * groups) * 2;
+}
+
+/* Whether two threads share a step of one row so that each can begin with the run of k
+ * whose terms it has made itself, and has sums enough to hide the latency of FMA. */
+INLINE int can_begin(const product *x, bptt_share s)
+{
+    ptrdiff_t vectors = (s.u1 - s.u0) * 2;
+    return s.n == 2 && x->K == x->N && vectors >= ROW_VECTORS &&
+           vectors <= EARLY_VECTORS && (s.u0 == 0 ? s.u1 : s.u0) * PANEL == x->run &&
+           2 * x->run >= x->K;
+}
+
+/* One row of a step, in columns [c0, end) as in k: own terms first, while the others
+ * are on their way. Of the two runs, which are added in either order, the first one
+ * starts from `start`. */
+static void row_times_early(const product *x, ptrdiff_t c0, ptrdiff_t end, bptt_share s)
+{
+    vreal early[EARLY_VECTORS];
+    const ptrdiff_t width = NAME(row_width)(end - c0), b_panel = x->K * PANEL;
+    for (int late = 0; late < 2; late++) {
+        const ptrdiff_t k0 = !late ? c0 : c0 == 0 ? end : 0;
+        const ptrdiff_t k1 = !late ? end : c0 == 0 ? x->K : c0;
+        if (late)
+            bptt_barrier_await(s.others, s.tid, s.n);
+        for (ptrdiff_t c = c0; c < end; c += width * VLEN) {
+            ptrdiff_t nv = (end - c + VLEN - 1) / VLEN;
+            nv = nv < width ? nv : width;
+            ptrdiff_t n = end - c - (nv - 1) * VLEN;
+            n = n < VLEN ? n : VLEN;
+            vreal *sum = early + (c - c0) / VLEN;
+            row_part_fns[nv](x->A, x->B + c * x->K, b_panel, k0, k1,
+                             k0 == 0 && x->start.p ? x->start.p + c : NULL,
+                             late ? sum : NULL, sum, n);
+            real *out = x->out.p + c / PANEL * x->out.panel;
+            for (ptrdiff_t v = 0; late && v < nv; v++)
+                store_row(out + v / 2 * x->out.panel + v % 2 * VLEN, sum[v],
+                          v < nv - 1 || x->out_full ? VLEN : n);
+        }
+    }
+}
+
+/* One row, the panels of the share. */
+static void row_times(const product *x, bptt_share s)
+{
+    ptrdiff_t p0 = s.u0, end = s.u1 * PANEL < x->N ? s.u1 * PANEL : x->N;
+    if (s.others && can_begin(x, s)) {
+        row_times_early(x, p0 * PANEL, end, s);
+        if (x->epilogue)
+            x->epilogue(x->job, 0, p0 * PANEL, 1, end - p0 * PANEL);
+        return;
+    }
+    if (s.others)
+        bptt_barrier_await(s.others, s.tid, s.n);
     if (end <= p0 * PANEL)
         return;
-    ptrdiff_t vectors = (end - p0 * PANEL + VLEN - 1) / VLEN;
-    ptrdiff_t groups = (vectors + ROW_VECTORS - 1) / ROW_VECTORS;
-    ptrdiff_t width = (vectors + 2 * groups - 1) / (2 * groups) * 2;
+    ptrdiff_t width = NAME(row_width)(end - p0 * PANEL);
     for (ptrdiff_t c = p0 * PANEL; c < end; c += width * VLEN) {
         ptrdiff_t nv = (end - c + VLEN - 1) / VLEN;
         nv = nv < width ? nv : width;
@@ -166,9 +224,11 @@ static void rows_times(const product *x, bptt_share s)
     ptrdiff_t most =
         GROUP_BYTES / (TILE_ROWS * (x->K + 1) * (ptrdiff_t)sizeof(real)) + 1;
     if (s.r0 == 0 && s.r1 == 1) {
-        row_times(x, s.u0, s.u1);
+        row_times(x, s);
         return;
     }
+    if (s.others)
+        bptt_barrier_await(s.others, s.tid, s.n);
     for (ptrdiff_t g = 0, u = 0; g < tiles; g += most) {
         ptrdiff_t g1 = tiles - g < most ? tiles : g + most;
         ptrdiff_t next = u + (g1 - g) * panels;

@@ -13,10 +13,14 @@
 #include <stdint.h>
 
 /* Which part of a (rows, columns) result a thread computes: rows [r0, r1), and of their
- * tiles, counted panel by panel, those numbered [u0, u1). */
+ * tiles, counted panel by panel, those numbered [u0, u1). Where `others` is not NULL,
+ * what other threads make of the left operand of a step is there when
+ * bptt_barrier_await(others, tid, n) returns, and the step calls that. */
 typedef struct bptt_share {
     ptrdiff_t r0, r1;
     ptrdiff_t u0, u1;
+    struct bptt_barrier *others;
+    int tid, n;
 } bptt_share;
 
 /* What one recurrent step needs besides its arrays. */

@@ -1,6 +1,7 @@
 /* The kernels on AVX2 with FMA. */
 #include "dispatch.h"
 #include "kernels.h"
+#include "pool.h"
 #include "simd.h"
 
 #if defined(__x86_64__) || defined(_M_X64)

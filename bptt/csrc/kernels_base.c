@@ -1,6 +1,7 @@
 /* The kernels on what the compiler offers unasked: SSE2, NEON, or nothing. */
 #include "dispatch.h"
 #include "kernels.h"
+#include "pool.h"
 #include "simd.h"
 
 #define ISA           base

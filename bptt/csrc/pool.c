@@ -78,15 +78,25 @@ static void back_off(int *turns)
     *turns += *turns < SPINS + YIELDS;
 }
 
-void bptt_barrier_wait(bptt_barrier *barrier, int tid, int nthreads)
+void bptt_barrier_arrive(bptt_barrier *barrier, int tid)
 {
-    long passed = counter_load(&barrier->of[tid].passed) + 1;
-    counter_store(&barrier->of[tid].passed, passed);
+    counter_store(&barrier->of[tid].passed, counter_load(&barrier->of[tid].passed) + 1);
+}
+
+void bptt_barrier_await(bptt_barrier *barrier, int tid, int nthreads)
+{
+    long passed = counter_load(&barrier->of[tid].passed);
     for (int i = 0; i < nthreads; i++) {
         int turns = 0;
         while (counter_load(&barrier->of[i].passed) < passed)
             back_off(&turns);
     }
+}
+
+void bptt_barrier_wait(bptt_barrier *barrier, int tid, int nthreads)
+{
+    bptt_barrier_arrive(barrier, tid);
+    bptt_barrier_await(barrier, tid, nthreads);
 }
 
 void bptt_barrier_stop(bptt_barrier *barrier, ptrdiff_t turn)

@@ -25,8 +25,14 @@ typedef struct bptt_barrier { /* all zero before first use */
     } of[BPTT_MAX_THREADS];
 } bptt_barrier;
 
-/* Returns once all n threads have called it as often as this one. What a thread wrote
- * before the call is seen by all after it. Spins, then yields, then naps. */
+/* Says that this thread has come, and goes on. */
+void bptt_barrier_arrive(bptt_barrier *barrier, int tid);
+
+/* Returns once all n threads have come as often as this one. What a thread wrote before
+ * it came is seen by all after this. Spins, then yields, then naps. */
+void bptt_barrier_await(bptt_barrier *barrier, int tid, int nthreads);
+
+/* Both. */
 void bptt_barrier_wait(bptt_barrier *barrier, int tid, int nthreads);
 
 /* One thread says in which turn of a loop, counted from 1, all are to stop; each asks

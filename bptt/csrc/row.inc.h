@@ -8,13 +8,15 @@
  * which are the sums of rows_times() to the bit. Two runs of 8 vectors are 16 sums in
  * flight; 8 would do if every load were on time, and must where registers are few.
  */
-#define ROW_VECTORS 8
-#define RUNS_MAX    4
-#define row_sums    NAME(row_sums)
-#define row_block   NAME(row_block)
-#define row_step    NAME(row_step)
-#define row_fn      NAME(row_fn)
-#define row_fns     NAME(row_fns)
+#define ROW_VECTORS  8
+#define RUNS_MAX     4
+#define row_sums     NAME(row_sums)
+#define row_block    NAME(row_block)
+#define row_step     NAME(row_step)
+#define row_fn       NAME(row_fn)
+#define row_fns      NAME(row_fns)
+#define row_part_fn  NAME(row_part_fn)
+#define row_part_fns NAME(row_part_fns)
 
 /* part[i][v] += A(k + i len) B(k + i len, v) for k0 <= k < k0 + n and runs first <= i <
  * end. None of the runs leaves its panel of A within the n terms. */
@@ -97,6 +99,48 @@ INLINE void row_sums(const int nv, const int runs, const real *A, ptrdiff_t a_pa
                 sum[v] = v_add(sum[v], part[i][v]);
     }
 }
+
+/* sum = start + the terms [k0, k1) of A B, in nv vectors, the last of n columns; then
+ * more is added, if there is any. */
+typedef void row_part_fn(const real *A, const real *B, ptrdiff_t b_panel, ptrdiff_t k0,
+                         ptrdiff_t k1, const real *start, const vreal *more, vreal *sum,
+                         ptrdiff_t n);
+
+#define ROW(nv)                                                                       \
+    static void NAME(row_part_##nv)(const real *A, const real *B, ptrdiff_t b_panel,  \
+                                    ptrdiff_t k0, ptrdiff_t k1, const real *start,    \
+                                    const vreal *more, vreal *sum, ptrdiff_t n)       \
+    {                                                                                 \
+        vreal part[1][ROW_VECTORS];                                                   \
+        UNROLL                                                                        \
+        for (int v = 0; v < nv; v++)                                                  \
+            part[0][v] =                                                              \
+                start ? load_row(start + v * VLEN, v < nv - 1 ? VLEN : n) : v_zero(); \
+        row_block(nv, 0, 1, A, PANEL, B, b_panel, k0, k1 - k0, 0, part);              \
+        UNROLL                                                                        \
+        for (int v = 0; v < nv; v++)                                                  \
+            sum[v] = more ? v_add(part[0][v], more[v]) : part[0][v];                  \
+    }
+ROW(1)
+ROW(2)
+ROW(3)
+ROW(4)
+ROW(5)
+ROW(6)
+ROW(7)
+ROW(8)
+#undef ROW
+static row_part_fn *const row_part_fns[ROW_VECTORS + 1] = {
+    NULL,
+    NAME(row_part_1),
+    NAME(row_part_2),
+    NAME(row_part_3),
+    NAME(row_part_4),
+    NAME(row_part_5),
+    NAME(row_part_6),
+    NAME(row_part_7),
+    NAME(row_part_8),
+};
 
 /* out = start + A B in nv vectors; A(K), of the last vector n columns. */
 typedef void row_fn(ptrdiff_t K, ptrdiff_t len, const real *A, ptrdiff_t a_panel,
