@@ -1,13 +1,15 @@
 """Segments, layouts and flows of the kernels: against the reference and one call."""
 
+import inspect
 import itertools
+import types
 
 import numpy as np
 import pytest
 from proof import ACTIVATIONS, random_case
 from tolerances import normwise_bound
 
-from bptt import _backend, _reference
+from bptt import _backend, _reference, _reference_parts
 from bptt._forms import Ragged
 from bptt._parts import Flow, Layout, Segment
 from bptt.activations import Activation
@@ -60,10 +62,8 @@ def random_lengths(rng):
     return lengths
 
 
-@COMPILED
-@DTYPES
-@pytest.mark.parametrize("seed", range(40))
-def test_a_layout_is_that_of_the_reference(seed, dtype):
+def check_layout(reference, seed, dtype):
+    """Assert that the kernels do with a layout and a flow what a reference does."""
     rng = np.random.default_rng(seed)
     lengths, I = random_lengths(rng), int(rng.integers(1, 9))
     H = 520 if seed % 10 == 0 else int(rng.integers(1, 70))
@@ -76,7 +76,7 @@ def test_a_layout_is_that_of_the_reference(seed, dtype):
         dz_last = None
     results = []
     z = None
-    for module in (_reference, kernels):
+    for module in (reference, kernels):
         own = np.full((form.B + form.cells, 1, H), np.nan, dtype)
         own[: form.B, 0] = layout.starts[form.first]
         module.forward(case.x, case.W, case.V, case.b, own, activation, layout)
@@ -84,17 +84,60 @@ def test_a_layout_is_that_of_the_reference(seed, dtype):
         leaves = outputs(case, form.B)
         da = events(layout, H, dtype)
         flow = a_flow(form.cells, H, 2.0, 0.5) if seed % 4 > 1 else None
+        segment = Segment(kernels.chunk_steps(form.T, form.B, I, H, dtype().itemsize))
         module.backward(
             case.x, case.W, case.V, z, activation, case.dz, dz_last, *leaves,
-            layout._replace(da_starts=da), None, flow,
+            layout._replace(da_starts=da), segment, flow,
         )  # fmt: skip
         results.append([own, *(a for a in leaves if a is not None), da])
         if flow is not None:
-            results[-1].append(flow.norms)
+            results[-1] += [flow.norms, flow.saturated, flow.dead]
     # Of a state's error each later one has a part, so that terms add up.
     terms = form.cells + I + H
     for desired, actual in zip(*results, strict=True):
         close(actual, desired, terms, dtype)
+
+
+@COMPILED
+@DTYPES
+@pytest.mark.parametrize("seed", range(40))
+def test_a_layout_is_that_of_the_reference(seed, dtype):
+    check_layout(_reference, seed, dtype)
+
+
+SOURCE = inspect.getsource(_reference_parts)
+BUGS = {
+    "a start is not put in its place": ("before[row] = self", "self"),
+    "another sequence's start": ("starts[start]", "starts[start - 1]"),
+    "a gradient crosses a restart": ("            da[row] = 0\n", ""),
+    "the start has no gradient": ("da_starts[e_number] = da[row]", "da_starts"),
+    "rows end from the last on": (
+        "e[len(e) - len(da) :] = da @ V.T",
+        "e[: len(da)] = da @ V.T",
+    ),
+    "an end has no loss": ("e[row] += dz_last[n]", "e[row] += 0"),
+    "clipped by value alone": ("(e * root * root)", "(e)"),
+    "clipped by norm alone": ("np.clip(e, -flow.clip_value, flow.clip_value)", "e"),
+    "the norm after clipping": ("norms = largest * np", "norms = 0.5 * largest * np"),
+    "dead units forgotten": ("flow.dead[...] +=", "flow.dead[...] = 0 *"),
+}
+
+
+@COMPILED
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_planted_bug_is_found(bug):
+    old, new = BUGS[bug]
+    assert SOURCE.count(old) == 1, f"{old!r} must stand once in the reference"
+    wrong = types.ModuleType("reference_with_a_bug")
+    exec(compile(SOURCE.replace(old, new), "planted", "exec"), wrong.__dict__)
+
+    def check():
+        with np.errstate(all="ignore"):
+            for seed in (2, 3, 4, 6, 7, 15, 18, 27, 30):
+                check_layout(wrong, seed, np.float64)
+
+    with pytest.raises(AssertionError):
+        check()
 
 
 def some_cuts(rng, chunks):
