@@ -32,7 +32,7 @@ I = len(characters)
 rng = np.random.default_rng(0)
 params = {
     "W": rng.standard_normal((I, H), np.float32) / 4,
-    "V": np.float32(0.9) * bptt.initializers.orthogonal((H, H), rng),
+    "V": np.float32(0.9) * bptt.initializers.orthogonal((H, H), seed=0),
     "b": np.zeros(H, np.float32),
     "U": rng.standard_normal((H, I), np.float32) / 10,
     "c": np.zeros(I, np.float32),
