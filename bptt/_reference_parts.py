@@ -162,6 +162,7 @@ def treat(e: Array, slope: Array, flow: Flow, cells: slice) -> Array:
         saturated = (np.abs(slope) < flow.threshold).sum(axis=1)
         flow.saturated.reshape(-1)[cells] = saturated
         flow.dead[...] += (slope == 0).sum(axis=0)
-    factor = np.where(norms > flow.clip_norm, flow.clip_norm / norms, 1)
-    e = (e * factor).astype(e.dtype)
+    # Twice the root: the factor of a huge error may be no normal number.
+    root = np.where(norms > flow.clip_norm, np.sqrt(flow.clip_norm) / np.sqrt(norms), 1)
+    e = (e * root * root).astype(e.dtype)
     return np.clip(e, -flow.clip_value, flow.clip_value)

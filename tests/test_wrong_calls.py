@@ -18,6 +18,8 @@ ids = np.ones((5, 3), int)
 z, tape = bptt.forward(x, W, V, b, z0)
 _, sequence = bptt.forward(x[:, 0], W, V, b)
 grads = bptt.backward(tape, dz)
+_, ragged = bptt.forward(list(x), W, V, b)
+_, recomputed = bptt.forward(x, W, V, b, memory="1MB")
 
 
 def forward(x=x, W=W, V=V, b=b, z0=z0, **options):
@@ -118,6 +120,47 @@ CALLS = [
     (backward(tape, dz, out=grads._replace(V=V.astype(F64))), "out.V must have dtype float32, got float64"),
     (backward(tape, dz, out=grads._replace(V=np.asfortranarray(V))), "out.V must be contiguous and writeable"),
     (backward(tape, dz, out=grads._replace(z0=np.broadcast_to(F32(0), (3, 6)))), "out.z0 must be contiguous and writeable"),
+    # lengths, offsets, resets
+    (forward(lengths=[5, 6, 0]), "lengths must be from 0 to T = 5, got 6"),
+    (forward(lengths=[5, -1, 0]), "lengths must be from 0 to T = 5, got -1"),
+    (forward(lengths=[5, 5]), "lengths must have shape (B,) = (3,), got (2,)"),
+    (forward(lengths=[5.0, 4.0, 3.0]), "lengths must hold integers, got float64"),
+    (forward(lengths=[5, 5, 5], offsets=[0, 5]), "lengths and offsets must not both be given"),
+    (forward(x[:, 0], lengths=[5], z0=z0[0]), "x must have shape (T, B, I) or (T, B) with lengths"),
+    (forward(list(x), lengths=[1]), "x must be an array with lengths or offsets, got a list"),
+    (forward(list(x[..., :3])), "x[0] must have shape (T, I) = (T, 4) to fit W, got (3, 3)"),
+    (forward([x[0], ids[0]]), "x must be a list of arrays of one kind, features or ids"),
+    (forward([ids]), "x[0] of integers must have shape (T,): token ids; got (5, 3)"),
+    (forward([ids[0] + 3]), "x must hold token ids from 0 to I - 1 = 3, got 4"),
+    (forward(offsets=[0, 5]), "x must have shape (T, I) = (T, 4) to fit W, got (5, 3, 4)"),
+    (forward(x[0], offsets=[0, 2]), "offsets must ascend from 0 to 3, the rows of x, got 0 to 2"),
+    (forward(x[0], offsets=[0, 2, 1, 3]), "offsets must ascend from 0 to 3, the rows of x, got 0 to 3"),
+    (forward(x[0], offsets=3), "offsets must have shape (B + 1,), got ()"),
+    (forward(list(x)), "z0 must have shape (B, H) = (5, 6), got (3, 6)"),
+    (forward(resets=np.zeros((5, 2), bool)), "resets must have shape (T, B) = (5, 3), got (5, 2)"),
+    (forward(resets=np.zeros((5, 3))), "resets must have dtype bool, got float64"),
+    (forward(list(x), z0=None, resets=[True]), "resets must be a list of 5 arrays, like x; got 1"),
+    (forward(list(x), z0=None, resets=[np.ones(2, bool)] * 5), "resets[0] must have shape (T,) = (3,), got (2,)"),
+    # memory
+    (forward(memory=1), "memory must be at least "),
+    (forward(memory="much"), "memory must be bytes, or text such as '64MB', got 'much'"),
+    (forward(memory=-1), "memory must be at least 1, got -1"),
+    (forward(memory=1.5), "memory must be an integer, got float"),
+    (forward(checkpoint=0), "checkpoint must be at least 1, got 0"),
+    (forward(memory=2**30, checkpoint=2), "memory and checkpoint must not both be given"),
+    (forward(memory=2**30, out=tape), "out must be None with a list, lengths, offsets, resets, memory or checkpoint"),
+    (backward(ragged, dz), "dz must be a list of 5 arrays, like x; got ndarray"),
+    (backward(ragged, list(dz[:4])), "dz must be a list of 5 arrays, like x; got 4"),
+    (backward(ragged, list(dz[..., :4])), "dz[0] must have shape (T, H) = (3, 6), got (3, 4)"),
+    (backward(ragged, lambda start, z: z), "dz must be a list like x, got a function"),
+    (backward(ragged, dz_last=z0), "dz_last must have shape (B, H) = (5, 6), got (3, 6)"),
+    (backward(ragged, list(dz), out=grads), "out must be None with a tape of this kind"),
+    (backward(recomputed, lambda start, z: z[1:]), "dz(start, z) must have shape the shape of z = (5, 3, 6), got (4, 3, 6)"),
+    (backward(recomputed, dz[1:]), "dz must have shape (T, B, H) = (5, 3, 6), got (4, 3, 6)"),
+    # the error
+    (backward(tape, dz, clip_error=0), "clip_error must be positive, got 0"),
+    (backward(tape, dz, clip_error=np.nan), "clip_error must be positive, got nan"),
+    (backward(tape, dz, clip_error_value="1"), "clip_error_value must be a number, got '1'"),
     # threads
     (lambda: bptt.set_num_threads(0), "n must be at least 1, got 0"),
     (lambda: bptt.set_num_threads(2.0), "n must be an integer, got float"),

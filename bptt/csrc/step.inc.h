@@ -235,16 +235,17 @@ static epilogue_fn *const NAME(deactivate_fns)[BPTT_ACTIVATION_COUNT] = {EACH(EN
             break;                                                                     \
         }                                                                              \
     }
+NARROW(BPTT_IDENTITY) /* what ends with the error itself, too: flow.inc.h */
 NARROW(BPTT_SIGMOID)
 NARROW(BPTT_TANH)
 NARROW(BPTT_RELU)
 #define ENTRY(code) [code] = NAME(narrow_forward_##code)
 static narrow_forward_fn *const NAME(narrow_forward_fns)[BPTT_ACTIVATION_COUNT] = {
-    ENTRY(BPTT_SIGMOID), ENTRY(BPTT_TANH), ENTRY(BPTT_RELU)};
+    ENTRY(BPTT_IDENTITY), ENTRY(BPTT_SIGMOID), ENTRY(BPTT_TANH), ENTRY(BPTT_RELU)};
 #undef ENTRY
 #define ENTRY(code) [code] = NAME(narrow_backward_##code)
 static narrow_backward_fn *const NAME(narrow_backward_fns)[BPTT_ACTIVATION_COUNT] = {
-    ENTRY(BPTT_SIGMOID), ENTRY(BPTT_TANH), ENTRY(BPTT_RELU)};
+    ENTRY(BPTT_IDENTITY), ENTRY(BPTT_SIGMOID), ENTRY(BPTT_TANH), ENTRY(BPTT_RELU)};
 #undef ENTRY
 #undef NARROW
 

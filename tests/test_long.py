@@ -1,0 +1,45 @@
+"""Ten million steps within a budget, measured by the resident size of a process."""
+
+import subprocess
+import sys
+
+import pytest
+
+from bptt import _backend
+
+PROGRAM = """
+import resource
+import numpy as np, bptt
+T, B, I, H = 10_000_000, 1, 16, 64
+rng = np.random.default_rng(0)
+# One byte a step, and 160 MB of ids once they are what the kernels take.
+ids = rng.integers(0, I, (T, B), np.uint8)
+W = rng.standard_normal((I, H), np.float32) / 4
+V = np.linalg.qr(rng.standard_normal((H, H)))[0].astype(np.float32)
+last = np.ones((B, H), np.float32)
+tiny = bptt.forward(ids[:1000], W, V)[1]
+bptt.backward(tiny, dz_last=last)
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = peak()
+z, tape = bptt.forward(ids, W, V, memory="64MB")
+grads = bptt.backward(tape, dz_last=last)
+assert np.isfinite(grads.V).all() and grads.V.any()
+print(peak() - before - tape.x.nbytes, tape.schedule.peak_bytes)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss in KiB")
+@pytest.mark.skipif(_backend.backend == "numpy", reason="takes hours there")
+def test_ten_million_steps_take_64_mb():
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=True,
+    )
+    extra, planned = map(int, done.stdout.split())
+    assert planned <= 64_000_000
+    assert extra <= 64_000_000
