@@ -22,7 +22,8 @@ KEPT = 1000
 
 
 class Watch:
-    """Says what a step was, and now and then how far back its gradient reached.
+    """Says what a step was, and now and then how far back its gradient reached, where
+    there is one layer.
 
     Parameters
     ----------
@@ -39,7 +40,7 @@ class Watch:
 
     def __call__(self, record: Record) -> str:
         """Return the line of a step."""
-        if record.step % EVERY == 1:
+        if record.step % EVERY == 1 and self.network.stack.cells == 1:
             self.horizons.append((record.step, self._horizon(record.step - 1)))
         return (
             f"{record.loss / math.log(2):.3f} bits/char, |g| {record.norm:.2f}, "
