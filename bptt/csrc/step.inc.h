@@ -50,15 +50,18 @@ typedef struct backward_job {
 /* Few narrow rows are bound by the latency of one step after the other, so nothing of
  * them goes through memory but z and da: sums, activation and stores are one function,
  * row by row. What is known of a row that is `alone` in its batch is known when this is
- * compiled: at H = 16 a step of it takes 36 ns on Zen 3, and would take 49. From
+ * compiled: at H = 16 a step of it takes 37 ns on Zen 3, and would take 49. From
  * NARROW_ROWS on the tile is as fast. */
 #define NARROW_ROWS (V_REGISTERS == 16 ? 24 : TILE_ROWS)
 
-typedef void narrow_forward_fn(const forward_job *x, ptrdiff_t r0, ptrdiff_t r1,
-                               const real *z_prev, ptrdiff_t prev_panel);
-typedef void narrow_backward_fn(const backward_job *x, ptrdiff_t r0, ptrdiff_t r1,
+typedef void narrow_forward_fn(const bptt_cell *cell, ptrdiff_t r0, ptrdiff_t r1,
+                               const real *z_prev, ptrdiff_t prev_panel, real *z,
+                               real *z_packed, ptrdiff_t packed_panel);
+typedef void narrow_backward_fn(const bptt_cell *cell, ptrdiff_t r0, ptrdiff_t r1,
                                 const real *da_next, ptrdiff_t next_panel,
-                                const real *g);
+                                const real *g, const real *z, real *da,
+                                ptrdiff_t da_panel, real *da_rows,
+                                ptrdiff_t rows_panel);
 
 INLINE void narrow_sums(const int nv, const bptt_cell *cell, const real *A,
                         ptrdiff_t a_panel, vreal *sum)
@@ -68,58 +71,60 @@ INLINE void narrow_sums(const int nv, const bptt_cell *cell, const real *A,
 }
 
 INLINE void narrow_forward(const int code, const int nv, const int alone,
-                           const forward_job *x, ptrdiff_t r0, ptrdiff_t r1,
-                           const real *z_prev, ptrdiff_t prev_panel)
+                           const bptt_cell *cell, ptrdiff_t r0, ptrdiff_t r1,
+                           const real *z_prev, ptrdiff_t prev_panel, real *z,
+                           real *z_packed, ptrdiff_t packed_panel)
 {
-    const ptrdiff_t H = x->cell->H, last = H - (nv - 1) * VLEN;
-    const vreal alpha = v_set1((real)x->cell->alpha);
-    const vreal beta = v_set1((real)x->cell->beta);
-    for (ptrdiff_t r = r0; r < (alone ? r0 + 1 : r1); r++) {
-        real *z = x->z + r * H;
+    const ptrdiff_t H = cell->H, last = H - (nv - 1) * VLEN;
+    const vreal alpha = v_set1((real)cell->alpha);
+    const vreal beta = v_set1((real)cell->beta);
+    for (ptrdiff_t r = alone ? 0 : r0; r < (alone ? 1 : r1); r++) {
+        real *z_r = z + r * H;
         vreal a[ROW_VECTORS];
         UNROLL
         for (int v = 0; v < nv; v++)
-            a[v] = load_row(z + v * VLEN, v < nv - 1 ? VLEN : last);
-        narrow_sums(nv, x->cell, z_prev + r * PANEL, alone ? PANEL : prev_panel, a);
+            a[v] = load_row(z_r + v * VLEN, v < nv - 1 ? VLEN : last);
+        narrow_sums(nv, cell, z_prev + r * PANEL, alone ? PANEL : prev_panel, a);
         UNROLL
         for (int v = 0; v < nv; v++) {
             a[v] = v_sigma(code, a[v], alpha, beta);
-            store_row(z + v * VLEN, a[v], v < nv - 1 ? VLEN : last);
+            store_row(z_r + v * VLEN, a[v], v < nv - 1 ? VLEN : last);
         }
         if (!alone) {
-            real *packed = x->z_packed + r * PANEL;
+            real *packed = z_packed + r * PANEL;
             UNROLL
             for (int v = 0; v < nv; v++)
-                v_store(packed + v / 2 * x->packed_panel + v % 2 * VLEN, a[v]);
+                v_store(packed + v / 2 * packed_panel + v % 2 * VLEN, a[v]);
         }
     }
 }
 
 INLINE void narrow_backward(const int code, const int nv, const int alone,
-                            const backward_job *x, ptrdiff_t r0, ptrdiff_t r1,
-                            const real *da_next, ptrdiff_t next_panel, const real *g)
+                            const bptt_cell *cell, ptrdiff_t r0, ptrdiff_t r1,
+                            const real *da_next, ptrdiff_t next_panel, const real *g,
+                            const real *z, real *da, ptrdiff_t da_panel, real *da_rows,
+                            ptrdiff_t rows_panel)
 {
-    const ptrdiff_t H = x->cell->H, last = H - (nv - 1) * VLEN;
-    const vreal alpha = v_set1((real)x->cell->alpha);
-    const vreal beta = v_set1((real)x->cell->beta);
-    for (ptrdiff_t r = r0; r < (alone ? r0 + 1 : r1); r++) {
-        const real *z = x->z + r * H;
-        real *da = x->da.p + r * PANEL, *rows = x->da_rows + r * PANEL;
+    const ptrdiff_t H = cell->H, last = H - (nv - 1) * VLEN;
+    const vreal alpha = v_set1((real)cell->alpha);
+    const vreal beta = v_set1((real)cell->beta);
+    for (ptrdiff_t r = alone ? 0 : r0; r < (alone ? 1 : r1); r++) {
+        const real *z_r = z + r * H;
+        real *da_r = da + r * PANEL, *rows = da_rows + r * PANEL;
         vreal e[ROW_VECTORS], d[ROW_VECTORS];
         UNROLL
         for (int v = 0; v < nv; v++) {
             const ptrdiff_t n = v < nv - 1 ? VLEN : last;
             e[v] = g ? load_row(g + r * H + v * VLEN, n) : v_zero();
-            d[v] = v_dsigma(code, load_row(z + v * VLEN, n), alpha, beta);
+            d[v] = v_dsigma(code, load_row(z_r + v * VLEN, n), alpha, beta);
         }
         if (da_next)
-            narrow_sums(nv, x->cell, da_next + r * PANEL, alone ? PANEL : next_panel,
-                        e);
+            narrow_sums(nv, cell, da_next + r * PANEL, alone ? PANEL : next_panel, e);
         UNROLL
         for (int v = 0; v < nv; v++) {
             e[v] = v_mul(e[v], d[v]);
-            v_store(da + v / 2 * (alone ? PANEL : x->da.panel) + v % 2 * VLEN, e[v]);
-            v_store(rows + v / 2 * x->rows_panel + v % 2 * VLEN, e[v]);
+            v_store(da_r + v / 2 * (alone ? PANEL : da_panel) + v % 2 * VLEN, e[v]);
+            v_store(rows + v / 2 * rows_panel + v % 2 * VLEN, e[v]);
         }
     }
 }
@@ -196,68 +201,85 @@ static epilogue_fn *const NAME(deactivate_fns)[BPTT_ACTIVATION_COUNT] = {EACH(EN
 
 /* Of the activations in everyday use; the others take the general path, to the same
  * bits. */
-#define NARROW(code, alone)                                                     \
-    static void NAME(narrow_forward_##alone##_##code)(                          \
-        const forward_job *x, ptrdiff_t r0, ptrdiff_t r1, const real *z_prev,   \
-        ptrdiff_t prev_panel)                                                   \
-    {                                                                           \
-        switch ((x->cell->H + VLEN - 1) / VLEN) {                               \
-        case 1:                                                                 \
-            narrow_forward(code, 1, alone, x, r0, r1, z_prev, prev_panel);      \
-            break;                                                              \
-        case 2:                                                                 \
-            narrow_forward(code, 2, alone, x, r0, r1, z_prev, prev_panel);      \
-            break;                                                              \
-        case 3:                                                                 \
-            narrow_forward(code, 3, alone, x, r0, r1, z_prev, prev_panel);      \
-            break;                                                              \
-        case 4:                                                                 \
-            narrow_forward(code, 4, alone, x, r0, r1, z_prev, prev_panel);      \
-            break;                                                              \
-        case 5:                                                                 \
-            narrow_forward(code, 5, alone, x, r0, r1, z_prev, prev_panel);      \
-            break;                                                              \
-        case 6:                                                                 \
-            narrow_forward(code, 6, alone, x, r0, r1, z_prev, prev_panel);      \
-            break;                                                              \
-        case 7:                                                                 \
-            narrow_forward(code, 7, alone, x, r0, r1, z_prev, prev_panel);      \
-            break;                                                              \
-        default:                                                                \
-            narrow_forward(code, 8, alone, x, r0, r1, z_prev, prev_panel);      \
-            break;                                                              \
-        }                                                                       \
-    }                                                                           \
-    static void NAME(narrow_backward_##alone##_##code)(                         \
-        const backward_job *x, ptrdiff_t r0, ptrdiff_t r1, const real *da_next, \
-        ptrdiff_t next_panel, const real *g)                                    \
-    {                                                                           \
-        switch ((x->cell->H + VLEN - 1) / VLEN) {                               \
-        case 1:                                                                 \
-            narrow_backward(code, 1, alone, x, r0, r1, da_next, next_panel, g); \
-            break;                                                              \
-        case 2:                                                                 \
-            narrow_backward(code, 2, alone, x, r0, r1, da_next, next_panel, g); \
-            break;                                                              \
-        case 3:                                                                 \
-            narrow_backward(code, 3, alone, x, r0, r1, da_next, next_panel, g); \
-            break;                                                              \
-        case 4:                                                                 \
-            narrow_backward(code, 4, alone, x, r0, r1, da_next, next_panel, g); \
-            break;                                                              \
-        case 5:                                                                 \
-            narrow_backward(code, 5, alone, x, r0, r1, da_next, next_panel, g); \
-            break;                                                              \
-        case 6:                                                                 \
-            narrow_backward(code, 6, alone, x, r0, r1, da_next, next_panel, g); \
-            break;                                                              \
-        case 7:                                                                 \
-            narrow_backward(code, 7, alone, x, r0, r1, da_next, next_panel, g); \
-            break;                                                              \
-        default:                                                                \
-            narrow_backward(code, 8, alone, x, r0, r1, da_next, next_panel, g); \
-            break;                                                              \
-        }                                                                       \
+#define NARROW(code, alone)                                                           \
+    static void NAME(narrow_forward_##alone##_##code)(                                \
+        const bptt_cell *cell, ptrdiff_t r0, ptrdiff_t r1, const real *z_prev,        \
+        ptrdiff_t prev_panel, real *z, real *z_packed, ptrdiff_t packed_panel)        \
+    {                                                                                 \
+        switch ((cell->H + VLEN - 1) / VLEN) {                                        \
+        case 1:                                                                       \
+            narrow_forward(code, 1, alone, cell, r0, r1, z_prev, prev_panel, z,       \
+                           z_packed, packed_panel);                                   \
+            break;                                                                    \
+        case 2:                                                                       \
+            narrow_forward(code, 2, alone, cell, r0, r1, z_prev, prev_panel, z,       \
+                           z_packed, packed_panel);                                   \
+            break;                                                                    \
+        case 3:                                                                       \
+            narrow_forward(code, 3, alone, cell, r0, r1, z_prev, prev_panel, z,       \
+                           z_packed, packed_panel);                                   \
+            break;                                                                    \
+        case 4:                                                                       \
+            narrow_forward(code, 4, alone, cell, r0, r1, z_prev, prev_panel, z,       \
+                           z_packed, packed_panel);                                   \
+            break;                                                                    \
+        case 5:                                                                       \
+            narrow_forward(code, 5, alone, cell, r0, r1, z_prev, prev_panel, z,       \
+                           z_packed, packed_panel);                                   \
+            break;                                                                    \
+        case 6:                                                                       \
+            narrow_forward(code, 6, alone, cell, r0, r1, z_prev, prev_panel, z,       \
+                           z_packed, packed_panel);                                   \
+            break;                                                                    \
+        case 7:                                                                       \
+            narrow_forward(code, 7, alone, cell, r0, r1, z_prev, prev_panel, z,       \
+                           z_packed, packed_panel);                                   \
+            break;                                                                    \
+        default:                                                                      \
+            narrow_forward(code, 8, alone, cell, r0, r1, z_prev, prev_panel, z,       \
+                           z_packed, packed_panel);                                   \
+            break;                                                                    \
+        }                                                                             \
+    }                                                                                 \
+    static void NAME(narrow_backward_##alone##_##code)(                               \
+        const bptt_cell *cell, ptrdiff_t r0, ptrdiff_t r1, const real *next,          \
+        ptrdiff_t next_panel, const real *g, const real *z, real *da,                 \
+        ptrdiff_t da_panel, real *rows, ptrdiff_t rows_panel)                         \
+    {                                                                                 \
+        switch ((cell->H + VLEN - 1) / VLEN) {                                        \
+        case 1:                                                                       \
+            narrow_backward(code, 1, alone, cell, r0, r1, next, next_panel, g, z, da, \
+                            da_panel, rows, rows_panel);                              \
+            break;                                                                    \
+        case 2:                                                                       \
+            narrow_backward(code, 2, alone, cell, r0, r1, next, next_panel, g, z, da, \
+                            da_panel, rows, rows_panel);                              \
+            break;                                                                    \
+        case 3:                                                                       \
+            narrow_backward(code, 3, alone, cell, r0, r1, next, next_panel, g, z, da, \
+                            da_panel, rows, rows_panel);                              \
+            break;                                                                    \
+        case 4:                                                                       \
+            narrow_backward(code, 4, alone, cell, r0, r1, next, next_panel, g, z, da, \
+                            da_panel, rows, rows_panel);                              \
+            break;                                                                    \
+        case 5:                                                                       \
+            narrow_backward(code, 5, alone, cell, r0, r1, next, next_panel, g, z, da, \
+                            da_panel, rows, rows_panel);                              \
+            break;                                                                    \
+        case 6:                                                                       \
+            narrow_backward(code, 6, alone, cell, r0, r1, next, next_panel, g, z, da, \
+                            da_panel, rows, rows_panel);                              \
+            break;                                                                    \
+        case 7:                                                                       \
+            narrow_backward(code, 7, alone, cell, r0, r1, next, next_panel, g, z, da, \
+                            da_panel, rows, rows_panel);                              \
+            break;                                                                    \
+        default:                                                                      \
+            narrow_backward(code, 8, alone, cell, r0, r1, next, next_panel, g, z, da, \
+                            da_panel, rows, rows_panel);                              \
+            break;                                                                    \
+        }                                                                             \
     }
 #define NARROWS(alone)                                                             \
     NARROW(BPTT_IDENTITY, alone) /* what ends with the error itself: flow.inc.h */ \
@@ -284,9 +306,11 @@ static narrow_backward_fn *const NAME(narrow_backward_fns)[2][BPTT_ACTIVATION_CO
 INLINE int is_narrow(const bptt_cell *cell, bptt_share share)
 {
     const ptrdiff_t rows = share.r1 - share.r0;
+    /* A division less: 2 ns of a step of 36. */
+    const ptrdiff_t tiles = rows == 1 ? 1 : bptt_row_tiles(rows, TILE_ROWS);
     return NAME(narrow_forward_fns)[0][cell->activation] && rows <= NARROW_ROWS &&
            cell->H <= ROW_VECTORS * VLEN && share.u0 == 0 &&
-           share.u1 == bptt_row_tiles(rows, TILE_ROWS) * bptt_panels(cell->H, PANEL);
+           share.u1 == tiles * bptt_panels(cell->H, PANEL);
 }
 
 /* Fetch where the share's work on another step begins, for that has mostly been written
@@ -313,13 +337,13 @@ static void step_forward(const bptt_cell *cell, bptt_share share, const real *z_
                          ptrdiff_t packed_panel)
 {
     prefetch_step(cell, share, z + (cell->B > 1 ? 1 : 2) * cell->B * cell->H);
-    forward_job job = {cell, z, z_packed, packed_panel};
     if (is_narrow(cell, share)) {
         NAME(narrow_forward_fns)
-        [z_packed == NULL && prev_panel ==
-            PANEL][cell->activation](&job, share.r0, share.r1, z_prev, prev_panel);
+        [z_packed == NULL && prev_panel == PANEL][cell->activation](
+            cell, share.r0, share.r1, z_prev, prev_panel, z, z_packed, packed_panel);
         return;
     }
+    forward_job job = {cell, z, z_packed, packed_panel};
     view slot = {z, cell->H, PANEL};
     product x = {cell->H,
                  cell->H,
@@ -345,14 +369,15 @@ static void step_backward(const bptt_cell *cell, bptt_share share, const real *d
     prefetch_step(cell, share, z - before);
     if (g)
         prefetch_step(cell, share, g - before);
-    view out = {da, PANEL, da_panel};
-    backward_job job = {cell, z, out, da_rows, rows_panel};
     if (is_narrow(cell, share)) {
         NAME(narrow_backward_fns)
         [next_panel == PANEL && da_panel ==
-            PANEL][cell->activation](&job, share.r0, share.r1, da_next, next_panel, g);
+            PANEL][cell->activation](cell, share.r0, share.r1, da_next, next_panel, g,
+                                     z, da, da_panel, da_rows, rows_panel);
         return;
     }
+    view out = {da, PANEL, da_panel};
+    backward_job job = {cell, z, out, da_rows, rows_panel};
     product x = {cell->H,
                  da_next ? cell->H : 0,
                  step_run(cell->H),
