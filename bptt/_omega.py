@@ -29,14 +29,13 @@ def with_omega(
             f"omega needs a network of one layer, got one of {len(tape.tapes)} cells"
         )
     one = tape.tapes[0]
-    last = None
-    if dz_last is not None:
-        last = dz_last[0]
+    last = None if dz_last is None else dz_last[0]
     need_x_grad = grads.x is not None
     _, extra = omega(one, dz, dz_last=last, need_x_grad=need_x_grad)
 
     def plus(gradient: Array, of_omega: Array) -> Array:
-        return gradient + (weight * of_omega).astype(gradient.dtype)
+        total: Array = gradient + (weight * of_omega).astype(gradient.dtype)
+        return total
 
     return StackGradients(
         {
