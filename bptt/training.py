@@ -26,7 +26,6 @@ from bptt.clipping import clip_norm
 from bptt.data import Batches
 from bptt.history import History, Record
 from bptt.network import Network
-from bptt.network_flow import network_omega
 from bptt.optimizers import Optimizer
 from bptt.schedules import as_number
 from bptt.serialization import check_path
@@ -174,7 +173,7 @@ def train(
         epoch=epoch,
         total=_total_steps(steps, epochs, epoch),
         clip=math.inf if clip is None else as_positive("clip", clip),
-        omega=0.0 if omega is None else as_positive("omega", omega),
+        omega=None if omega is None else as_positive("omega", omega),
         nonfinite=nonfinite,
         validation=_as_validation(validation),
         validate_every=as_size("validate_every", validate_every),
@@ -198,7 +197,7 @@ class _Trainer:
         epoch: int | None,
         total: int,
         clip: float,
-        omega: float,
+        omega: float | None,
         nonfinite: str,
         validation: Callable[[Network], float] | None,
         validate_every: int,
@@ -274,14 +273,12 @@ class _Trainer:
         before = network.state
         seed = [self.seed, step]
         if run.walk is None:
-            loss, grads = network.loss_and_gradients(x, target, seed=seed)
+            loss, grads = network.loss_and_gradients(
+                x, target, omega=self.omega, seed=seed
+            )
         else:
             loss, grads = run.walk.loss_and_gradients(step, x, target, seed)
         params = grads.params
-        if self.omega:
-            _, extra = network_omega(network, x, target, before)
-            for name, p in params.items():
-                p += (self.omega * extra[name]).astype(p.dtype)
         clipped, norm = clip_norm(params, self.clip, nonfinite=self.nonfinite)
         if not math.isfinite(norm):
             # Or its NaN would be in all steps that follow.

@@ -26,7 +26,7 @@ LEVELS = [
     {"recurrence", "streaming"},
     {"flow", "initializers", "losses", "schedules"},
     {"_directions", "_parameters", "optimizers", "serialization"},
-    {"_readout", "_stack"},
+    {"_omega", "_readout", "_stack"},
     {"rnn", "_window"},
     {"network", "truncation"},
     {"_interrupts", "data", "history", "network_flow"},

@@ -60,6 +60,52 @@ def test_training_with_omega_keeps_the_length_of_errors(rng):
     assert omegas[1.0] < omegas[None] / 2
 
 
+@pytest.mark.parametrize(("loss", "readout"), KINDS)
+def test_a_network_adds_omega_to_all_its_gradients(loss, readout, rng):
+    network = bptt.Network(
+        3, 6, 2, loss=loss, readout=readout, seed=0, dtype=np.float64
+    )
+    x, target = batch(rng, loss, readout)
+    z0 = rng.standard_normal((4, 6))
+    value, plain = network.loss_and_gradients(x, target, z0, need_x_grad=True)
+    same, grads = network.loss_and_gradients(x, target, z0, need_x_grad=True, omega=0.7)
+    one = trace(network, x, target, z0)
+    _, extra = bptt.flow.omega(one.tape, one.dz, dz_last=one.dz_last, need_x_grad=True)
+    assert same == value
+    for name in ("W", "V", "b", "z0", "x"):
+        added = getattr(extra, name)
+        assert np.abs(added).max() > 0
+        expected = getattr(plain, name) + 0.7 * added
+        bound = exact_bound(100) * np.abs(expected).max()
+        np.testing.assert_allclose(getattr(grads, name), expected, atol=bound)
+    for name in ("U", "c"):
+        assert getattr(grads, name).tobytes() == getattr(plain, name).tobytes()
+
+
+def test_omega_starts_where_a_stateful_network_stands(rng):
+    network = bptt.Network(3, 6, 2, loss="squared_error", stateful=True, seed=0)
+    x, target = batch(rng, "squared_error", "every")
+    x = x.astype(np.float32)
+    network.loss_and_gradients(x, target)
+    z0 = network.state.copy()
+    _, kept = network.loss_and_gradients(x, target, omega=2.0)
+    _, given = network.loss_and_gradients(x, target, z0, omega=2.0)
+    _, zero = network.loss_and_gradients(x, target, np.zeros_like(z0), omega=2.0)
+    assert kept.V.tobytes() == given.V.tobytes() != zero.V.tobytes()
+
+
+def test_omega_that_does_not_fit_is_refused(rng):
+    x, target = batch(rng, "squared_error", "every")
+    one = bptt.Network(3, 6, 2, loss="squared_error", dtype=np.float64)
+    two = bptt.Network(3, 6, 2, loss="squared_error", num_layers=2, dtype=np.float64)
+    with pytest.raises(ValueError, match=r"^omega must be positive, got -1$"):
+        one.loss_and_gradients(x, target, omega=-1)
+    with pytest.raises(ValueError, match=r"^tape must be of sequences of one length"):
+        one.loss_and_gradients(x, target, lengths=[9, 8, 7, 6], omega=1)
+    with pytest.raises(ValueError, match=r"^omega needs a network of one layer, got"):
+        two.loss_and_gradients(x, target, omega=1)
+
+
 def test_omega_adds_its_gradient_to_that_of_the_loss(rng):
     x, target = batch(rng, "squared_error", "last")
     networks = [
