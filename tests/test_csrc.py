@@ -174,6 +174,18 @@ def test_single_lanes_where_the_compiler_has_no_vectors(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_vectors_and_tiles_of_avx512_on_any_machine(tmp_path):
+    # Its texts and sizes, with vectors that the compiler takes apart.
+    csrc = base_only(tmp_path)
+    replace(csrc, "simd_base.h", "#define VBYTES 16\n", "#define VBYTES 64\n")
+    replace(csrc, "simd_base.h", "#define V_REGISTERS 16\n", "#define V_REGISTERS 32\n")
+    replace(csrc, "kernels_base.c", "TILE_ROWS     6\n", "TILE_ROWS     12\n")
+    replace(csrc, "kernels_base.c", "FETCH_COLUMNS 0\n", "FETCH_COLUMNS 1\n")
+    check(Builder(tmp_path, "-O1", csrc=csrc).driver(), 48, ULPS, timeout=1500)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", ["avx512", "avx2"])
 def test_an_instruction_set_can_be_deleted(isa, tmp_path):
     csrc = shutil.copytree(CSRC, tmp_path / "csrc")

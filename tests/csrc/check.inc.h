@@ -190,8 +190,8 @@ static void rewalk(layer *l, ptrdiff_t chunks, int sharing, int threads)
     l->plan = bptt_plan_make(l->T, l->B, l->I, l->H, (ptrdiff_t)sizeof(real),
                              l->k->panel, l->k->tile_rows, threads);
     if (chunks) {
-        l->plan.chunks = chunks;
         l->plan.steps = (l->T + chunks - 1) / chunks;
+        l->plan.chunks = (l->T + l->plan.steps - 1) / l->plan.steps;
     }
     if (sharing >= 0) {
         l->plan.split = sharing;

@@ -6,6 +6,8 @@
 #define watch             NAME(watch)
 #define stopped           NAME(stopped)
 #define meet              NAME(meet)
+#define let_begin         NAME(let_begin)
+#define end_step          NAME(end_step)
 #define forward_products  NAME(forward_products)
 #define forward_steps     NAME(forward_steps)
 #define forward_loop      NAME(forward_loop)
@@ -36,6 +38,7 @@ typedef struct layer {
     bptt_cell cell;
     bptt_plan plan;
     bptt_barrier barrier;
+    ptrdiff_t chunk_panel, state_panel; /* strides of packed operands */
     ptrdiff_t stop; /* in this turn, as an interrupt does; 0: never */
     real *packed_V, *packed_W, *packed_x, *packed_z, *packed_dV, *packed_dW;
     real *packed_da[2], *packed_state[2];
@@ -54,17 +57,24 @@ static real *new_reals(ptrdiff_t n)
 
 static void lay_out(layer *l)
 {
-    const ptrdiff_t P = l->k->panel, R = l->plan.steps * l->B;
+    const ptrdiff_t P = l->k->panel;
     const ptrdiff_t Hp = bptt_panels(l->H, P) * P, Ip = bptt_panels(l->I, P) * P;
+    const ptrdiff_t R = (l->plan.steps < l->T ? l->plan.steps : l->T) * l->B;
+    l->chunk_panel = (R | 1) * P;
+    l->state_panel = (l->B | 1) * P;
+    /* Of the last panel only what is needed. */
+    const ptrdiff_t chunk_H = (Hp / P - 1) * l->chunk_panel + R * P;
+    const ptrdiff_t chunk_I = (Ip / P - 1) * l->chunk_panel + R * P;
+    const ptrdiff_t state_H = (Hp / P - 1) * l->state_panel + l->B * P;
     l->packed_V = new_reals(l->H * Hp);
     l->packed_W = new_reals(l->I * Hp > l->H * Ip ? l->I * Hp : l->H * Ip);
-    l->packed_x = new_reals(R * Ip);
-    l->packed_z = new_reals(R * Hp);
+    l->packed_x = new_reals(chunk_I);
+    l->packed_z = new_reals(chunk_H);
     l->packed_dV = new_reals(l->H * Hp);
     l->packed_dW = new_reals(l->I * Hp);
     for (int i = 0; i < 2; i++) {
-        l->packed_state[i] = new_reals(l->B * Hp);
-        l->packed_da[i] = new_reals(R * Hp);
+        l->packed_state[i] = new_reals(state_H);
+        l->packed_da[i] = new_reals(chunk_H);
     }
     l->cell.B = l->B;
     l->cell.H = l->H;
@@ -88,8 +98,8 @@ typedef struct chunk {
 
 static chunk chunk_at(const layer *l, ptrdiff_t c)
 {
-    return (chunk){bptt_split(l->T, c, l->plan.chunks),
-                   bptt_split(l->T, c + 1, l->plan.chunks)};
+    const ptrdiff_t t0 = c * l->plan.steps, t1 = t0 + l->plan.steps;
+    return (chunk){t0, t1 < l->T ? t1 : l->T};
 }
 
 static void watch(layer *l, ptrdiff_t turn, int tid)
@@ -104,12 +114,30 @@ static void meet(layer *l, int tid, int n)
         bptt_barrier_wait(&l->barrier, tid, n);
 }
 
+/* A step of a single row begins before the others have ended the last one. */
+static void let_begin(layer *l, bptt_share *mine, int tid, int n)
+{
+    if (l->plan.split == BPTT_COLUMNS && l->B == 1 && n > 1) {
+        mine->others = &l->barrier;
+        mine->tid = tid;
+        mine->n = n;
+    }
+}
+
+static void end_step(layer *l, const bptt_share *mine, int tid, int n)
+{
+    if (mine->others)
+        bptt_barrier_arrive(&l->barrier, tid);
+    else if (l->plan.split == BPTT_COLUMNS)
+        meet(l, tid, n);
+}
+
 /* 1. z[t] <- x[t] W + b */
 static void forward_products(layer *l, chunk at, int tid, int n)
 {
     const NAME(bptt_kernels) *k = l->k;
     const ptrdiff_t B = l->B, I = l->I, H = l->H, P = k->panel;
-    const ptrdiff_t R = (at.t1 - at.t0) * B, panel = l->plan.steps * B * P;
+    const ptrdiff_t R = (at.t1 - at.t0) * B, panel = l->chunk_panel;
     const ptrdiff_t r0 = bptt_split(R, tid, n), r1 = bptt_split(R, tid + 1, n);
     real *a = l->z + (at.t0 + 1) * B * H;
     if (l->x) {
@@ -128,17 +156,19 @@ static void forward_steps(layer *l, chunk at, int tid, int n)
 {
     const NAME(bptt_kernels) *k = l->k;
     const ptrdiff_t B = l->B, H = l->H, P = k->panel;
-    const bptt_share mine = bptt_share_step(&l->plan, B, H, P, k->tile_rows, tid, n);
+    bptt_share mine = bptt_share_step(&l->plan, B, H, P, k->tile_rows, tid, n);
+    let_begin(l, &mine, tid, n);
     for (ptrdiff_t t = at.t0 + 1; t <= at.t1; t++) {
         real *z = l->z + t * B * H;
         if (B == 1)
             k->step_forward(&l->cell, mine, z - H, P, z, NULL, 0);
         else
-            k->step_forward(&l->cell, mine, l->packed_state[(t - 1) & 1], B * P, z,
-                            l->packed_state[t & 1], B * P);
-        if (l->plan.split == BPTT_COLUMNS)
-            meet(l, tid, n);
+            k->step_forward(&l->cell, mine, l->packed_state[(t - 1) & 1],
+                            l->state_panel, z, l->packed_state[t & 1], l->state_panel);
+        end_step(l, &mine, tid, n);
     }
+    if (mine.others)
+        bptt_barrier_wait(&l->barrier, tid, n);
 }
 
 static void forward_loop(void *ctx, int tid, int n)
@@ -155,16 +185,17 @@ static void forward_loop(void *ctx, int tid, int n)
                 l->W_h, l->packed_W, I * P);
     if (B > 1)
         k->pack(bptt_split(B, tid, n), bptt_split(B, tid + 1, n), H, l->z, H, 1,
-                l->packed_state[0], B * P);
+                l->packed_state[0], l->state_panel);
     meet(l, tid, n);
 
     if (l->plan.split == BPTT_PIPELINE && n == 2) {
-        for (ptrdiff_t c = 0; c <= chunks; c++) {
+        forward_products(l, chunk_at(l, 0), tid, n);
+        for (ptrdiff_t c = 0; c < chunks; c++) {
             watch(l, c + 1, tid);
-            if (tid == 1 && c < chunks)
-                forward_products(l, chunk_at(l, c), 0, 1);
-            if (tid == 0 && c > 0)
-                forward_steps(l, chunk_at(l, c - 1), 0, 1);
+            if (tid == 0)
+                forward_steps(l, chunk_at(l, c), 0, 1);
+            else if (c + 1 < chunks)
+                forward_products(l, chunk_at(l, c + 1), 0, 1);
             meet(l, tid, n);
             if (bptt_barrier_stopped(&l->barrier, c + 1))
                 return;
@@ -186,17 +217,19 @@ static void backward_steps(layer *l, chunk at, real *da, int tid, int n)
 {
     const NAME(bptt_kernels) *k = l->k;
     const ptrdiff_t T = l->T, B = l->B, H = l->H, P = k->panel;
-    const bptt_share mine = bptt_share_step(&l->plan, B, H, P, k->tile_rows, tid, n);
+    bptt_share mine = bptt_share_step(&l->plan, B, H, P, k->tile_rows, tid, n);
+    let_begin(l, &mine, tid, n);
     for (ptrdiff_t t = at.t1; t > at.t0; t--) {
         const real *dz = l->dz ? l->dz + (t - 1) * B * H : NULL;
         if (t == T && l->dz_last)
             dz = l->dz_last;
         k->step_backward(&l->cell, mine, t == T ? NULL : l->packed_state[(t + 1) & 1],
-                         B * P, dz, l->z + t * B * H, l->packed_state[t & 1], B * P,
-                         da + (t - 1 - at.t0) * B * P, l->plan.steps * B * P);
-        if (l->plan.split == BPTT_COLUMNS)
-            meet(l, tid, n);
+                         l->state_panel, dz, l->z + t * B * H, l->packed_state[t & 1],
+                         l->state_panel, da + (t - 1 - at.t0) * B * P, l->chunk_panel);
+        end_step(l, &mine, tid, n);
     }
+    if (mine.others)
+        bptt_barrier_wait(&l->barrier, tid, n);
 }
 
 /* 2. and dV <- dV + z[t-1]^T da[t]. 1. forward was x[t] W + b, so now
@@ -205,7 +238,7 @@ static void backward_products(layer *l, chunk at, const real *da, int tid, int n
 {
     const NAME(bptt_kernels) *k = l->k;
     const ptrdiff_t B = l->B, I = l->I, H = l->H, P = k->panel;
-    const ptrdiff_t R = (at.t1 - at.t0) * B, panel = l->plan.steps * B * P;
+    const ptrdiff_t R = (at.t1 - at.t0) * B, panel = l->chunk_panel;
     const ptrdiff_t r0 = bptt_split(R, tid, n), r1 = bptt_split(R, tid + 1, n);
     const ptrdiff_t panels = bptt_panels(H, P);
     const ptrdiff_t p0 = bptt_split(panels, tid, n),
@@ -255,16 +288,18 @@ static void backward_loop(void *ctx, int tid, int n)
     meet(l, tid, n);
 
     if (l->plan.split == BPTT_PIPELINE && n == 2) {
-        for (ptrdiff_t c = chunks; c >= 0; c--) {
+        for (ptrdiff_t c = chunks - 1; c >= 0; c--) {
             watch(l, c + 1, tid);
-            if (tid == 0 && c > 0)
-                backward_steps(l, chunk_at(l, c - 1), l->packed_da[(c - 1) & 1], 0, 1);
-            if (tid == 1 && c < chunks)
-                backward_products(l, chunk_at(l, c), l->packed_da[c & 1], 0, 1);
+            if (tid == 0)
+                backward_steps(l, chunk_at(l, c), l->packed_da[c & 1], 0, 1);
+            else if (c + 1 < chunks)
+                backward_products(l, chunk_at(l, c + 1), l->packed_da[(c + 1) & 1], 0,
+                                  1);
             meet(l, tid, n);
             if (bptt_barrier_stopped(&l->barrier, c + 1))
                 return;
         }
+        backward_products(l, chunk_at(l, 0), l->packed_da[0], tid, n);
     } else {
         for (ptrdiff_t c = chunks - 1; c >= 0; c--) {
             watch(l, c + 1, tid);
@@ -284,7 +319,7 @@ static void backward_loop(void *ctx, int tid, int n)
                       I * P, l->dW);
     }
     k->state_backward(&l->cell, bptt_share_gemm(B, H, P, k->tile_rows, tid, n),
-                      l->packed_state[1], B * P, l->dz0);
+                      l->packed_state[1], l->state_panel, l->dz0);
 }
 
 /* A training step. */
