@@ -308,8 +308,8 @@ INLINE int is_narrow(const bptt_cell *cell, bptt_share share)
     const ptrdiff_t rows = share.r1 - share.r0;
     /* A division less: 2 ns of a step of 36. */
     const ptrdiff_t tiles = rows == 1 ? 1 : bptt_row_tiles(rows, TILE_ROWS);
-    return NAME(narrow_forward_fns)[0][cell->activation] && rows <= NARROW_ROWS &&
-           cell->H <= ROW_VECTORS * VLEN && share.u0 == 0 &&
+    return NAME(narrow_forward_fns)[0][cell->activation] && rows > 0 &&
+           rows <= NARROW_ROWS && cell->H <= ROW_VECTORS * VLEN && share.u0 == 0 &&
            share.u1 == tiles * bptt_panels(cell->H, PANEL);
 }
 
