@@ -33,16 +33,19 @@ static void pack(ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t N, const real *src, ptrdi
     const int by_rows = cs == 1;
     ptrdiff_t rows = (r1 - r0 + PACK_ROWS - 1) / PACK_ROWS;
     ptrdiff_t vectors = (N + VLEN - 1) / VLEN;
-    for (ptrdiff_t u = 0; u < rows * vectors; u++) {
-        ptrdiff_t r = r0 + (by_rows ? u / vectors : u % rows) * PACK_ROWS;
-        ptrdiff_t c = (by_rows ? u % vectors : u / rows) * VLEN;
-        ptrdiff_t m = r1 - r < PACK_ROWS ? r1 - r : PACK_ROWS;
-        const real *s = src + r * rs + c * cs;
-        real *d = dst + c / PANEL * panel + r * PANEL + c % PANEL;
-        if (N - c >= VLEN)
-            pack_vector(m, VLEN, s, rs, cs, d);
-        else
-            pack_vector(m, N - c, s, rs, cs, d);
+    ptrdiff_t outer = by_rows ? rows : vectors, inner = by_rows ? vectors : rows;
+    for (ptrdiff_t i = 0; i < outer; i++) {
+        for (ptrdiff_t j = 0; j < inner; j++) {
+            ptrdiff_t r = r0 + (by_rows ? i : j) * PACK_ROWS;
+            ptrdiff_t c = (by_rows ? j : i) * VLEN;
+            ptrdiff_t m = r1 - r < PACK_ROWS ? r1 - r : PACK_ROWS;
+            const real *s = src + r * rs + c * cs;
+            real *d = dst + c / PANEL * panel + r * PANEL + c % PANEL;
+            if (N - c >= VLEN)
+                pack_vector(m, VLEN, s, rs, cs, d);
+            else
+                pack_vector(m, N - c, s, rs, cs, d);
+        }
     }
 }
 
@@ -62,14 +65,15 @@ static void unpack(ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t N, const real *src,
 }
 
 /* a[r] = W[ids[r]] + b: the product of a one-hot row with W. Element (i, h) of W at
- * W[i * rs + h * cs]. */
+ * W[i * rs + h * cs]; rows of a are lda apart. */
 static void gather(ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t H, const ptrdiff_t *ids,
-                   const real *W, ptrdiff_t rs, ptrdiff_t cs, const real *bias, real *a)
+                   const real *W, ptrdiff_t rs, ptrdiff_t cs, const real *bias, real *a,
+                   ptrdiff_t lda)
 {
     for (ptrdiff_t r = r0; r < r1; r++) {
         const real *w = W + ids[r] * rs;
         for (ptrdiff_t h = 0; h < H; h++)
-            a[r * H + h] = bias ? w[h * cs] + bias[h] : w[h * cs];
+            a[r * lda + h] = bias ? w[h * cs] + bias[h] : w[h * cs];
     }
 }
 
