@@ -20,7 +20,7 @@ cdef extern from "kernels.h" nogil:
         double clip_norm, clip_value, threshold
 
     ctypedef struct Cell "bptt_cell":
-        Py_ssize_t B, H
+        Py_ssize_t B, H, z_row, g_row, z_step, g_step
         const void *V
         int activation
         double alpha, beta
@@ -42,6 +42,7 @@ cdef extern from "kernels.h" nogil:
         kernel orthonormalise
         Py_ssize_t (*outer_tiles)(Py_ssize_t M) noexcept nogil
 
+    void fetch "bptt_fetch"(const void *p, Py_ssize_t bytes, int write)
     Py_ssize_t panels_of "bptt_panels"(Py_ssize_t N, Py_ssize_t panel)
     Py_ssize_t split "bptt_split"(Py_ssize_t size, Py_ssize_t i, Py_ssize_t n)
 
@@ -111,6 +112,9 @@ cdef struct Layer:
     void *dz0
     void *dx                     # or NULL
     Py_ssize_t W_i, W_h, V_i, V_h, itemsize, panel
+    # Reals from one row to the next
+    Py_ssize_t x_row, z_row, dz_row, dx_row
+    bint back                    # x, z and dx stand in memory from the last step on
     Py_ssize_t chunk_panel, state_panel  # reals from one panel to the next
     # The layout, see _parts.py
     const Py_ssize_t *offsets    # (T + 1), or NULL
@@ -119,6 +123,10 @@ cdef struct Layer:
     void *da_starts              # (n_restarts, H), or NULL
     const Py_ssize_t *ends       # (n_ends, 3); dz_last is then looked up
     Py_ssize_t n_restarts, n_ends
+    const Py_ssize_t *place      # row of x, dz, dx, z for each cell, or NULL
+    const Py_ssize_t *x_rows     # where each cell's row is, or NULL
+    const Py_ssize_t *dz_rows
+    const Py_ssize_t *first      # (B), rows of starts; or NULL: z begins with them
     # The segment
     Py_ssize_t steps             # of a chunk; 0 where the call is the run
     bint add
@@ -143,7 +151,9 @@ cdef struct Layer:
     void *packed_dV              # sums over chunks
     void *packed_dW
     void *packed_state           # forward z, backward da: of the last two steps
-    void *step_dz                # (B, H): dz[t] where sequences end
+    void *step_dz                # (B, H): dz[t], where it is not taken as it stands
+    void *cells_dx               # of a chunk, where dx has a place for each cell
+    void *cells_z                # of a chunk, or of two, where z has
     void *dead_now               # of a chunk, for each thread
     int64_t *dead_sums
     bint main_thread             # where Python's signals are handled

@@ -10,7 +10,7 @@ _Array = NDArray[Any]
 __test__: dict[str, str]
 
 def forward(
-    x: _Array,
+    x: Any,
     W: _Array,
     V: _Array,
     b: _Array | None,
@@ -19,12 +19,12 @@ def forward(
     layout: Layout | None = None,
 ) -> None: ...
 def backward(
-    x: _Array,
+    x: Any,
     W: _Array,
     V: _Array,
     z: _Array,
     activation: Activation,
-    dz: _Array | None,
+    dz: Any,
     dz_last: _Array | None,
     dW: _Array,
     dV: _Array,
@@ -55,6 +55,16 @@ def lyapunov(
     logs: _Array,
 ) -> None: ...
 def state_backward(V: _Array, da: _Array, dz: _Array) -> None: ...
+def place_cells(
+    lengths: _Array,
+    start: _Array,
+    row: _Array,
+    offsets: _Array,
+    first: _Array,
+    stride: int,
+    place: _Array,
+    sequence: _Array,
+) -> None: ...
 def chunk_steps(T: int, B: int, I: int, H: int, itemsize: int) -> int: ...
 def config() -> dict[str, str]: ...
 def supported_isas() -> list[str]: ...

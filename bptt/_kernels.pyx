@@ -75,6 +75,7 @@ def chunk_steps(T, B, I, H, itemsize):
 
 
 include "_kernels_layer.pxi"
+include "_kernels_places.pxi"
 include "_kernels_parts.pxi"
 include "_kernels_forward.pxi"
 include "_kernels_backward.pxi"

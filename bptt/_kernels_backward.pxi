@@ -5,7 +5,15 @@ def backward(
     layout=None, segment=None, flow=None,
 ):
     """Run the layer backwards: all gradients, from dz and dz_last."""
-    features, ids = (x, None) if x.ndim == 3 else (None, x)
+    features = ids = rows = dz_rows = None
+    if isinstance(x, list):
+        rows = addresses_of(x, layout)
+    elif x.ndim == 3:
+        features = x
+    else:
+        ids = x
+    if isinstance(dz, list):
+        dz, dz_rows = None, addresses_of(dz, layout)
     if layout is None:
         if z.shape[0] == 1 or z.shape[1] == 0:
             # No step: the last state is the initial one, and nothing else had a part.
@@ -17,40 +25,44 @@ def backward(
     if dz is not None and dz_last is not None and (
         layout is None or layout.ends is None
     ):
-        dz_last = dz_last + dz[len(dz) - 1]
+        if layout is None or layout.place is None:
+            dz_last = dz_last + dz[len(dz) - 1]
+        else:
+            last = layout.place[len(layout.place) - len(dz_last):]
+            dz_last = dz_last + dz[np.divmod(last, dz.shape[1])]
     if z.itemsize == sizeof(float):
         _backward[float](
-            features, ids, W, V, z, activation, dz, dz_last, dW, dV, db, dz0, dx,
-            layout, segment, flow)
+            features, ids, rows, W, V, z, activation, dz, dz_rows, dz_last, dW, dV, db,
+            dz0, dx, layout, segment, flow)
     else:
         _backward[double](
-            features, ids, W, V, z, activation, dz, dz_last, dW, dV, db, dz0, dx,
-            layout, segment, flow)
+            features, ids, rows, W, V, z, activation, dz, dz_rows, dz_last, dW, dV, db,
+            dz0, dx, layout, segment, flow)
 
 
 cdef int _backward(
-    const real[:, :, ::1] x,            # (T, B, I)      IN, or None
-    const Py_ssize_t[:, ::1] ids,       # (T, B)         IN, or None
+    const real[:, :, :] x,              # (T, B, I)      IN, or None
+    const Py_ssize_t[:, :] ids,         # (T, B)         IN, or None
+    const Py_ssize_t[::1] rows,         # of x (N)       IN, or None
     const real[:, :] W,                 # (I, H)         IN
     const real[:, :] V,                 # (H, H)         IN
-    const real[:, :, ::1] z,            # (T + 1, B, H)  IN
+    const real[:, :, :] z,              # (T + 1, B, H)  IN
     activation,
-    const real[:, :, ::1] dz,           # (T, B, H)      IN, or None
+    const real[:, :, :] dz,             # (T, B, H)      IN, or None
+    const Py_ssize_t[::1] dz_rows,      # of dz (N)      IN, or None
     const real[:, ::1] dz_last,         # (B, H)         IN, or None; for dz[T-1]
     real[:, ::1] dW,                    # (I, H)         OUT
     real[:, ::1] dV,                    # (H, H)         OUT
     real[::1] db,                       # (H)            OUT, or None
     real[:, ::1] dz0,                   # (B, H)         OUT
-    real[:, :, ::1] dx,                 # (T, B, I)      OUT, or None
+    real[:, :, :] dx,                   # (T, B, I)      OUT, or None
     layout, segment, flow,
 ) except -1:
     cdef Layer l
     memset(&l, 0, sizeof(l))
     point_at_weights(&l, W, V, z.shape[0] - 1, z.shape[1])
     if layout is not None:
-        point_at_layout[real](
-            &l, layout.offsets, layout.restarts, layout.starts, layout.da_starts,
-            layout.ends)
+        point_at_layout[real](&l, layout, z)
     if segment is not None:
         point_at_segment[real](
             &l, segment.steps, segment.add, segment.da_next, segment.da_first)
@@ -58,20 +70,27 @@ cdef int _backward(
         point_at_flow(
             &l, flow.clip_norm, flow.clip_value, flow.threshold, flow.norms,
             flow.saturated, flow.dead)
+    l.back = z.strides[0] < 0
+    l.z_row = row_of(&l, z, l.H)
     if x is not None:
-        l.x = &x[0, 0, 0]
+        l.x, l.x_row = &x[0, 0, 0], row_of(&l, x, l.I)
     if ids is not None:
+        check_strides(&l, ids.strides, ids.shape, sizeof(Py_ssize_t))
         l.ids = &ids[0, 0]
+    if rows is not None:
+        l.x, l.x_rows = <const void *> rows[0], &rows[0]
+    if dz_rows is not None:
+        l.dz, l.dz_rows = <const void *> dz_rows[0], &dz_rows[0]
     l.z = <void *> &z[0, 0, 0]
     if dz is not None:
-        l.dz = &dz[0, 0, 0]
+        l.dz, l.dz_row = &dz[0, 0, 0], row_of(&l, dz, l.H)
     if dz_last is not None:
         l.dz_last = &dz_last[0, 0]
     l.dW, l.dV, l.dz0 = &dW[0, 0], &dV[0, 0], &dz0[0, 0]
     if db is not None:
         l.db = &db[0]
     if dx is not None:
-        l.dx = &dx[0, 0, 0]
+        l.dx, l.dx_row = &dx[0, 0, 0], row_of(&l, dx, l.I)
     if real is float:
         return run(&l, activation, backward_f32, True)
     else:
@@ -198,23 +217,26 @@ cdef void backward_steps(
     da[t] <- (dz[t] + da[t+1] V^T) sigma'(z[t])"""
     cdef Py_ssize_t T = l.T, H = l.H, P = k.panel, t, rows, cells, ended
     cdef Py_ssize_t t0 = start_of(l, c), t1 = start_of(l, c + 1)
-    cdef Py_ssize_t x0 = cells_before(l, t0)
     cdef Py_ssize_t e = first_event(l.restarts, l.n_restarts, t1 + 1) - 1
     cdef Py_ssize_t f = first_event(l.ends, l.n_ends, t1) - 1
+    cdef bint scattered = l.place != NULL
     cdef Cell cell = l.cell
     cdef Share mine
+    cdef const void *z = states_of(l, c)
     cdef const void *dz_t
+    cdef const void *z_t
     cdef void *da_next
     cdef void *da_t
     cdef void *da_rows
     cdef void *states[2]
     states[0] = l.packed_state
     states[1] = at(l, states[0], panels_of(H, P) * l.state_panel)
+    get_states(l, c, tid, n)
     cell.B = rows_of(l, t1 - 1)
     mine = share_step(&l.plan, cell.B, H, P, k.tile_rows, tid, n)
     if l.has_flow:
         cell.activation = IDENTITY
-    elif l.n_restarts == 0 and l.n_ends == 0:
+    elif l.n_restarts == 0 and l.n_ends == 0 and not scattered:
         let_begin(l, &mine, tid, n)
 
     for t in range(t1, t0, -1):
@@ -222,14 +244,17 @@ cdef void backward_steps(
         if rows != cell.B:
             # The rows that come in are shared anew.
             meet(l, tid, n)
-            cell.B = rows
+            cell.B, cell.z_step = rows, rows * cell.z_row
             mine = share_step(&l.plan, rows, H, P, k.tile_rows, tid, n)
-        dz_t = NULL if l.dz == NULL else at(l, l.dz, cells * H)
-        if f >= 0 and l.ends[3 * f] == t - 1:
-            f = gather_ends(l, f, t - 1, dz_t, mine, tid, n)
-            dz_t = l.step_dz
-        elif t == T and l.dz_last != NULL and l.n_ends == 0:
-            dz_t = l.dz_last
+        dz_t = NULL
+        if l.dz != NULL:
+            dz_t = at(l, l.dz, (-cells if l.back else cells) * l.dz_row)
+        cell.g_row = l.dz_row
+        if t == T and l.dz_last != NULL and l.n_ends == 0:
+            dz_t, cell.g_row = l.dz_last, H
+        elif (f >= 0 and l.ends[3 * f] == t - 1) or (scattered and l.dz != NULL):
+            f = gather_errors(l, f, t - 1, mine, tid, n)
+            dz_t, cell.g_row = l.step_dz, H
         da_next = NULL if t == T and l.da_next == NULL else states[(t + 1) & 1]
         if e >= 0 and l.restarts[3 * e] == t:
             e = cut_errors(l, k, e, t, da_next, l.B - rows, mine, tid, n)
@@ -239,12 +264,12 @@ cdef void backward_steps(
         if da_next != NULL:
             da_next = at(l, da_next, ended)
         da_t = at(l, states[t & 1], ended)
-        da_rows = at(l, da, (cells - x0) * P)
-        k.step_backward(&cell, mine, da_next, l.state_panel, dz_t,
-                        at(l, l.z, (l.B + cells) * H), da_t, l.state_panel,
-                        da_rows, l.chunk_panel)
+        da_rows = at(l, da, cell_in_chunk(l, c, t - 1) * P)
+        z_t = state_after(l, z, t - 1)
+        k.step_backward(&cell, mine, da_next, l.state_panel, dz_t, z_t, da_t,
+                        l.state_panel, da_rows, l.chunk_panel)
         if l.has_flow:
-            treat_errors(l, k, t - 1, da_t, da_rows, mine, tid, n)
+            treat_errors(l, k, t - 1, z_t, da_t, da_rows, mine, tid, n)
         end_step(l, &mine, tid, n)
     if mine.others != NULL:
         wait_for(&l.barrier, tid, n)
@@ -259,18 +284,17 @@ cdef void backward_products(
     dW <- dW + x[t]^T da[t], db <- db + da[t], dx[t] <- da[t] W^T"""
     cdef Py_ssize_t I = l.I, H = l.H, P = k.panel
     cdef Py_ssize_t t0 = start_of(l, c), t1 = start_of(l, c + 1)
-    cdef Py_ssize_t x0 = cells_before(l, t0), panel = l.chunk_panel
-    cdef Py_ssize_t R = cells_before(l, t1) - x0
-    cdef Py_ssize_t panels = panels_of(H, P)
+    cdef Py_ssize_t x0 = first_cell(l, c), panel = l.chunk_panel
+    cdef Py_ssize_t R = cells_before(l, t1) - cells_before(l, t0)
+    cdef Py_ssize_t panels = panels_of(H, P), r
     cdef Py_ssize_t units = k.outer_tiles(H) * panels
     cdef Py_ssize_t p0 = split(panels, tid, n), p1 = split(panels, tid + 1, n)
     # Sums stay packed from chunk to chunk, unless one chunk is all there is.
     cdef bint direct = l.plan.chunks == 1, add = t1 < l.T or l.add
 
-    pack_states(l, k, t0, t1, split(R, tid, n), split(R, tid + 1, n))
+    pack_states(l, k, c, split(R, tid, n), split(R, tid + 1, n))
     if l.x != NULL:
-        k.pack(split(R, tid, n), split(R, tid + 1, n), I,
-               at(l, l.x, x0 * I), I, 1, l.packed_x, panel)
+        pack_inputs(l, k, c, split(R, tid, n), split(R, tid + 1, n))
     meet(l, tid, n)
     k.gemm_outer(split(units, tid, n), split(units, tid + 1, n), H, H, R,
                  l.packed_z, panel, da, panel, l.dV if direct else l.packed_dV,
@@ -286,8 +310,14 @@ cdef void backward_products(
         k.sum_rows(p0, p1, H, R, da, panel, l.db)
     if l.dx != NULL:
         k.gemm(share_gemm(R, I, P, k.tile_rows, tid, n), I, H, da, panel,
-               l.packed_W, NULL, at(l, l.dx, x0 * I), I)
+               l.packed_W, NULL,
+               at(l, l.dx, x0 * l.dx_row) if l.place == NULL else l.cells_dx,
+               l.dx_row if l.place == NULL else I)
     meet(l, tid, n)
+    if l.place != NULL and l.dx != NULL:
+        for r in range(split(R, tid, n), split(R, tid + 1, n)):
+            memcpy(at(l, l.dx, l.place[x0 + r] * l.dx_row), at(l, l.cells_dx, r * I),
+                   I * l.itemsize)
 
 
 class _NoActivation:

@@ -2,20 +2,27 @@
 
 def forward(x, W, V, b, z, activation, layout=None):
     """Run the layer: z[t] = sigma(x[t] W + z[t-1] V + b)."""
-    features, ids = (x, None) if x.ndim == 3 else (None, x)
-    if z.itemsize == sizeof(float):
-        _forward[float](features, ids, W, V, b, z, activation, layout)
+    features = ids = rows = None
+    if isinstance(x, list):
+        rows = addresses_of(x, layout)
+    elif x.ndim == 3:
+        features = x
     else:
-        _forward[double](features, ids, W, V, b, z, activation, layout)
+        ids = x
+    if z.itemsize == sizeof(float):
+        _forward[float](features, ids, rows, W, V, b, z, activation, layout)
+    else:
+        _forward[double](features, ids, rows, W, V, b, z, activation, layout)
 
 
 cdef int _forward(
-    const real[:, :, ::1] x,            # (T, B, I)      IN, or None
-    const Py_ssize_t[:, ::1] ids,       # (T, B)         IN, or None
+    const real[:, :, :] x,              # (T, B, I)      IN, or None
+    const Py_ssize_t[:, :] ids,         # (T, B)         IN, or None
+    const Py_ssize_t[::1] rows,         # of x (N)       IN, or None
     const real[:, :] W,                 # (I, H)         IN
     const real[:, :] V,                 # (H, H)         IN
     const real[::1] b,                  # (H)            IN, or None
-    real[:, :, ::1] z,                  # (T + 1, B, H)  IN z[0], OUT z[1..T]
+    real[:, :, :] z,                    # (T + 1, B, H)  IN z[0], OUT z[1..T]
     activation,
     layout,
 ) except -1:
@@ -23,14 +30,18 @@ cdef int _forward(
     memset(&l, 0, sizeof(l))
     point_at_weights(&l, W, V, z.shape[0] - 1, z.shape[1])
     if layout is not None:
-        point_at_layout[real](
-            &l, layout.offsets, layout.restarts, layout.starts, None, None)
+        point_at_layout[real](&l, layout, z)
     if l.T == 0 or l.B == 0:
         return 0
+    l.back = z.strides[0] < 0
+    l.z_row = row_of(&l, z, l.H)
     if x is not None:
-        l.x = &x[0, 0, 0]
+        l.x, l.x_row = &x[0, 0, 0], row_of(&l, x, l.I)
     if ids is not None:
+        check_strides(&l, ids.strides, ids.shape, sizeof(Py_ssize_t))
         l.ids = &ids[0, 0]
+    if rows is not None:
+        l.x, l.x_rows = <const void *> rows[0], &rows[0]
     if b is not None:
         l.b = &b[0]
     l.z = &z[0, 0, 0]
@@ -57,9 +68,10 @@ cdef void forward_loop(Layer *l, const Kernels *k, int tid, int n) noexcept nogi
     if l.x != NULL:
         k.pack(split(I, tid, n), split(I, tid + 1, n), H,
                l.W, l.W_i, l.W_h, l.packed_W, I * P)
+    take_first(l, tid, n)
     if B > 1:
         k.pack(split(B, tid, n), split(B, tid + 1, n), H,
-               l.z, H, 1, l.packed_state, l.state_panel)
+               states_of(l, 0), l.cell.z_row, 1, l.packed_state, l.state_panel)
     meet(l, tid, n)
 
     if l.plan.split == PIPELINE and n == 2:
@@ -70,11 +82,15 @@ cdef void forward_loop(Layer *l, const Kernels *k, int tid, int n) noexcept nogi
             watch(l, c + 1, tid)
             if tid == 0:
                 forward_steps(l, k, c, 0, 1)
-            elif c + 1 < chunks:
-                forward_products(l, k, c + 1, 0, 1)
+            else:
+                if c > 0:
+                    put_states(l, c - 1, 0, 1)
+                if c + 1 < chunks:
+                    forward_products(l, k, c + 1, 0, 1)
             meet(l, tid, n)
             if stopped_at(&l.barrier, c + 1):
                 return
+        put_states(l, chunks - 1, tid, n)
     else:
         for c in range(chunks):
             watch(l, c + 1, tid)
@@ -82,6 +98,10 @@ cdef void forward_loop(Layer *l, const Kernels *k, int tid, int n) noexcept nogi
             if stopped_at(&l.barrier, c + 1):
                 return
             forward_steps(l, k, c, tid, n)
+            if l.first != NULL:
+                meet(l, tid, n)
+                put_states(l, c, tid, n)
+                meet(l, tid, n)
 
 
 cdef void forward_products(
@@ -90,19 +110,18 @@ cdef void forward_products(
     """1. z[t] <- x[t] W + b: a state's place holds its input until the step comes."""
     cdef Py_ssize_t I = l.I, H = l.H, P = k.panel
     cdef Py_ssize_t t0 = start_of(l, c), t1 = start_of(l, c + 1)
-    cdef Py_ssize_t x0 = cells_before(l, t0), panel = l.chunk_panel
-    cdef Py_ssize_t R = cells_before(l, t1) - x0
+    cdef Py_ssize_t panel = l.chunk_panel, z_row = l.cell.z_row
+    cdef Py_ssize_t R = cells_before(l, t1) - cells_before(l, t0)
     cdef Share mine = share_gemm(R, H, P, k.tile_rows, tid, n)
-    cdef void *a = at(l, l.z, (l.B + x0) * H)
+    cdef void *a = state_after(l, states_of(l, c), t1 - 1 if l.back else t0)
 
     if l.x != NULL:
-        k.pack(split(R, tid, n), split(R, tid + 1, n), I,
-               at(l, l.x, x0 * I), I, 1, l.packed_x, panel)
+        pack_inputs(l, k, c, split(R, tid, n), split(R, tid + 1, n))
         meet(l, tid, n)
-        k.gemm(mine, H, I, l.packed_x, panel, l.packed_W, l.b, a, H)
+        k.gemm(mine, H, I, l.packed_x, panel, l.packed_W, l.b, a, z_row)
     else:
         k.gather(split(R, tid, n), split(R, tid + 1, n), H,
-                 l.ids + x0, l.W, l.W_i, l.W_h, l.b, a)
+                 l.ids + first_cell(l, c), l.W, l.W_i, l.W_h, l.b, a, z_row)
     meet(l, tid, n)
 
 
@@ -110,11 +129,12 @@ cdef void forward_steps(
     Layer *l, const Kernels *k, Py_ssize_t c, int tid, int n
 ) noexcept nogil:
     """2. z[t] <- sigma(z[t] + z[t-1] V)"""
-    cdef Py_ssize_t H = l.H, P = k.panel, t, ended, rows
+    cdef Py_ssize_t P = k.panel, H = l.H, t, ended, rows
     cdef Py_ssize_t t0 = start_of(l, c), t1 = start_of(l, c + 1)
     cdef Py_ssize_t e = first_event(l.restarts, l.n_restarts, t0)
     cdef Cell cell = l.cell
     cdef Share mine
+    cdef void *z = states_of(l, c)
     cdef const void *before
     cdef void *z_t
     cdef void *states[2]
@@ -127,25 +147,28 @@ cdef void forward_steps(
     for t in range(t0 + 1, t1 + 1):
         if l.B == 1:
             # A row is packed as it stands.
-            before = at(l, l.z, (t - 1) * H)
+            before = state_after(l, z, t - 2)
             if e < l.n_restarts and l.restarts[3 * e] == t - 1:
                 before = at(l, l.starts, l.restarts[3 * e + 2] * H)
                 e += 1
-            k.step_forward(&cell, mine, before, P, at(l, l.z, t * H), NULL, 0)
+            z_t = state_after(l, z, t - 1)
+            k.step_forward(&cell, mine, before, P, z_t, NULL, 0)
         else:
             rows = rows_of(l, t - 1)
             if rows != cell.B:
                 # The rows that are left are shared anew.
                 meet(l, tid, n)
-                cell.B = rows
+                cell.B, cell.z_step = rows, rows * cell.z_row
                 mine = share_step(&l.plan, rows, H, P, k.tile_rows, tid, n)
             if e < l.n_restarts and l.restarts[3 * e] == t - 1:
                 e = restart_states(l, k, e, t - 1, states[(t - 1) & 1], mine, tid, n)
             ended = (l.B - rows) * P
-            z_t = at(l, l.z, (l.B + cells_before(l, t - 1)) * H)
+            z_t = state_after(l, z, t - 1)
             k.step_forward(&cell, mine, at(l, states[(t - 1) & 1], ended),
                            l.state_panel, z_t, at(l, states[t & 1], ended),
                            l.state_panel)
         end_step(l, &mine, tid, n)
     if mine.others != NULL:
         wait_for(&l.barrier, tid, n)
+    if l.first != NULL and l.B == 1 and tid == 0 and t1 < l.T:
+        memcpy(at(l, states_of(l, c + 1), t1 * H), at(l, z, t1 * H), H * l.itemsize)

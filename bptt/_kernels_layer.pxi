@@ -48,10 +48,15 @@ cdef size_t lay_out(Layer *l, bint backward, char *base) noexcept nogil:
         if l.plan.chunks > 1:
             l.packed_dV = part(l, base, &used, l.H * Hp)
             l.packed_dW = part(l, base, &used, 0 if l.x == NULL else l.I * Hp)
+        if l.n_ends or l.place != NULL:
+            l.step_dz = part(l, base, &used, l.B * l.H)
+        if l.place != NULL and l.dx != NULL:
+            l.cells_dx = part(l, base, &used, l.chunk_panel // P * l.I)
     else:
         l.packed_W = part(l, base, &used, 0 if l.x == NULL else l.I * Hp)
-    if l.n_ends:
-        l.step_dz = part(l, base, &used, l.B * l.H)
+    if l.first != NULL:
+        l.cells_z = part(l, base, &used, (1 + (l.plan.split == PIPELINE))
+                         * (l.B + l.chunk_panel // P) * l.H)
     if l.norms != NULL:
         l.dead_now = part(l, base, &used, l.plan.threads * l.dead_stride)
         # A real has four bytes at least, a count eight.
@@ -93,6 +98,10 @@ cdef int run(Layer *l, activation, Body body, bint backward) except -1:
     cdef char *block = workspace.reserve(size + 64)
     lay_out(l, backward, <char *> ((<size_t> block + 63) // 64 * 64))
     l.cell.B, l.cell.H, l.cell.V = l.B, l.H, l.packed_V
+    l.cell.z_row = l.H if l.first != NULL else l.z_row
+    l.cell.g_row = l.dz_row
+    l.cell.z_step = l.B * (-l.z_row if l.back else l.cell.z_row)
+    l.cell.g_step = l.B * (-l.dz_row if l.back else l.dz_row)
     l.cell.activation = activation.code
     l.cell.alpha, l.cell.beta = activation.alpha, activation.beta
     with nogil:
@@ -152,3 +161,5 @@ cdef void point_at_weights(
     l.itemsize = sizeof(real)
     l.W_i, l.W_h = W.strides[0] // l.itemsize, W.strides[1] // l.itemsize
     l.V_i, l.V_h = V.strides[0] // l.itemsize, V.strides[1] // l.itemsize
+    l.z_row = l.dz_row = l.H
+    l.x_row = l.dx_row = l.I

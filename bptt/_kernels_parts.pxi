@@ -31,10 +31,14 @@ cdef Py_ssize_t first_event(
     return low
 
 
-cdef void point_at_layout(
-    Layer *l, const Py_ssize_t[::1] offsets, const Py_ssize_t[:, ::1] restarts,
-    const real[:, ::1] starts, real[:, ::1] da_starts, const Py_ssize_t[:, ::1] ends,
-) noexcept:
+cdef int point_at_layout(Layer *l, layout, const real[:, :, :] z) except -1:
+    cdef const Py_ssize_t[::1] offsets = layout.offsets, place = layout.place
+    cdef const Py_ssize_t[::1] first = layout.first
+    cdef const Py_ssize_t[:, ::1] restarts = layout.restarts, ends = layout.ends
+    cdef const real[:, ::1] starts = layout.starts
+    cdef real[:, ::1] da_starts = layout.da_starts
+    if first is not None and first.shape[0] > 0:
+        l.T, l.first, l.starts = z.shape[0], &first[0], &starts[0, 0]
     if offsets is not None:
         l.offsets = &offsets[0]
         l.T, l.B = offsets.shape[0] - 1, offsets[1] - offsets[0]
@@ -45,6 +49,9 @@ cdef void point_at_layout(
             l.da_starts = &da_starts[0, 0]
     if ends is not None and ends.shape[0] > 0:
         l.ends, l.n_ends = &ends[0, 0], ends.shape[0]
+    if place is not None and place.shape[0] > 0:
+        l.place = &place[0]
+    return 0
 
 
 cdef inline bint is_mine(
@@ -96,23 +103,26 @@ cdef Py_ssize_t cut_errors(
     return e
 
 
-cdef Py_ssize_t gather_ends(
-    Layer *l, Py_ssize_t f, Py_ssize_t step, const void *dz_t, Share mine, int tid,
-    int n,
+cdef Py_ssize_t gather_errors(
+    Layer *l, Py_ssize_t f, Py_ssize_t step, Share mine, int tid, int n,
 ) noexcept nogil:
     """step_dz <- dz[t], and to it dz_last of each sequence that ends with this step,
     from event f downwards."""
-    cdef Py_ssize_t rows = rows_of(l, step), H = l.H, row, h
-    cdef Py_ssize_t r0 = 0, r1 = rows
+    cdef Py_ssize_t rows = rows_of(l, step), cells = cells_before(l, step)
+    cdef Py_ssize_t H = l.H, row, h, r0 = 0, r1 = rows
     cdef const void *source
     if l.plan.split == ROWS:
         r0, r1 = mine.r0, mine.r1
     if l.plan.split == ROWS or tid == 0 or n == 1:
-        if dz_t == NULL:
+        if l.dz == NULL:
             memset(at(l, l.step_dz, r0 * H), 0, (r1 - r0) * H * l.itemsize)
         else:
-            memcpy(at(l, l.step_dz, r0 * H), at(l, dz_t, r0 * H),
-                   (r1 - r0) * H * l.itemsize)
+            for row in range(r0, r1):
+                memcpy(at(l, l.step_dz, row * H), error_row(l, cells + row),
+                       H * l.itemsize)
+                # The same row of the step before, if it has one, is the next to come.
+                if cells + row >= l.B:
+                    fetch(error_row(l, cells + row - rows), H * l.itemsize, 0)
     while f >= 0 and l.ends[3 * f] == step:
         row = l.ends[3 * f + 1] - (l.B - rows)
         if is_mine(l, mine, row, tid, n):
@@ -131,12 +141,18 @@ cdef Py_ssize_t gather_ends(
 
 
 cdef void pack_states(
-    Layer *l, const Kernels *k, Py_ssize_t t0, Py_ssize_t t1,
-    Py_ssize_t low, Py_ssize_t high,
+    Layer *l, const Kernels *k, Py_ssize_t c, Py_ssize_t low, Py_ssize_t high,
 ) noexcept nogil:
     """Pack z[t-1] of a chunk's cells from low to high, with starts in their place."""
+    cdef Py_ssize_t t0 = start_of(l, c), t1 = start_of(l, c + 1)
     cdef Py_ssize_t H = l.H, P = k.panel, base = cells_before(l, t0)
+    cdef Py_ssize_t row = l.cell.z_row
+    cdef const void *z = states_of(l, c)
     cdef Py_ssize_t s = t0, u, a, b, e
+    if l.back:
+        k.pack(low, high, H, state_after(l, z, t1 - 2), row, 1, l.packed_z,
+               l.chunk_panel)
+        s = t1
     while s < t1:
         u = s + 1
         while u < t1 and (l.offsets == NULL or rows_of(l, u) == rows_of(l, s)):
@@ -144,13 +160,13 @@ cdef void pack_states(
         a, b = cells_before(l, s) - base, cells_before(l, u) - base
         if max(a, low) < min(b, high):
             k.pack(max(a, low), min(b, high), H,
-                   at(l, l.z, (state_before(l, s) - a) * H), H, 1,
+                   at(l, z, (state_before(l, s) - a) * row), row, 1,
                    l.packed_z, l.chunk_panel)
         s = u
     e = first_event(l.restarts, l.n_restarts, t0)
     while e < l.n_restarts and l.restarts[3 * e] < t1:
         s = l.restarts[3 * e]
-        a = cells_before(l, s) - base + l.restarts[3 * e + 1] - (l.B - rows_of(l, s))
+        a = cell_in_chunk(l, c, s) + l.restarts[3 * e + 1] - (l.B - rows_of(l, s))
         if low <= a < high:
             k.pack(0, 1, H, at(l, l.starts, l.restarts[3 * e + 2] * H), H, 1,
                    at(l, l.packed_z, a * P), l.chunk_panel)
@@ -158,8 +174,8 @@ cdef void pack_states(
 
 
 cdef void treat_errors(
-    Layer *l, const Kernels *k, Py_ssize_t step, void *da, void *da_rows, Share mine,
-    int tid, int n,
+    Layer *l, const Kernels *k, Py_ssize_t step, const void *z_t, void *da,
+    void *da_rows, Share mine, int tid, int n,
 ) noexcept nogil:
     """Clip and measure e[t], which stands in da, and multiply it with sigma'."""
     cdef Py_ssize_t rows = rows_of(l, step), cells = cells_before(l, step)
@@ -173,8 +189,8 @@ cdef void treat_errors(
     if l.plan.split == COLUMNS:
         meet(l, tid, n)
         r0, r1 = split(rows, tid, n), split(rows, tid + 1, n)
-    k.flow_backward(&l.cell, &l.flow, r0, r1, at(l, l.z, (l.B + cells) * l.H),
-                    da, l.state_panel, da_rows, l.chunk_panel, norms, saturated, dead)
+    k.flow_backward(&l.cell, &l.flow, r0, r1, z_t, da, l.state_panel, da_rows,
+                    l.chunk_panel, norms, saturated, dead)
 
 
 cdef void add_dead(Layer *l, int tid) noexcept nogil:

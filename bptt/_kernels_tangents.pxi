@@ -96,6 +96,8 @@ cdef int run_tangent(Tangent *t, activation, Body body) except -1:
     memset(l.packed_x, 0, panels_of(l.I, P) * l.chunk_panel * l.itemsize)
     memset(l.packed_W, 0, l.I * Hp * l.itemsize)
     l.cell.B, l.cell.H, l.cell.V = l.B, l.H, l.packed_V
+    l.cell.z_row = l.cell.g_row = l.H
+    l.cell.z_step = l.cell.g_step = l.B * l.H
     l.cell.activation = activation.code
     l.cell.alpha, l.cell.beta = activation.alpha, activation.beta
     with nogil:
@@ -282,6 +284,8 @@ cdef int _lyapunov(
     l.packed_V = f.block
     f.block += shared
     l.cell.B, l.cell.H, l.cell.V = l.B, l.H, l.packed_V
+    l.cell.z_row = l.cell.g_row = l.H
+    l.cell.z_step = l.cell.g_step = l.B * l.H
     l.cell.activation = activation.code
     l.cell.alpha, l.cell.beta = activation.alpha, activation.beta
     with nogil:

@@ -38,6 +38,16 @@ class Layout(NamedTuple):
     ends : ndarray of intp of shape (F, 3), or None
         (step, row, n): after this step a sequence ends, and row n of dz_last is the
         gradient of its last state. In ascending order. dz_last is then (S, H).
+    place : ndarray of intp of shape (N,), or None
+        Which row of x, dz and dx belongs to each cell, where these arrays do not stand
+        step after step: (M, B, ...) with rows for all cells, or more. Token ids and
+        what is measured are cells all the same.
+    sequence : ndarray of intp of shape (N,), or None
+        With place, x and dz may be lists of arrays (T, K), of which the rows count one
+        array after another: the number of the array with each cell's row.
+    first : ndarray of intp of shape (B,), or None
+        Where given, z is (M, B, H) as well, without the initial states: those of step 0
+        are these rows of `starts`. Rows of z and dz may then be any distance apart.
     """
 
     offsets: Array | None = None
@@ -45,6 +55,9 @@ class Layout(NamedTuple):
     starts: Array | None = None
     da_starts: Array | None = None
     ends: Array | None = None
+    place: Array | None = None
+    sequence: Array | None = None
+    first: Array | None = None
 
     def rows(self, step: int) -> int:
         """Return how many rows a step has; only where there are offsets."""
@@ -54,8 +67,12 @@ class Layout(NamedTuple):
     def between(self, t0: int, t1: int) -> Layout:
         """Return the layout of the steps from t0 up to t1."""
         offsets, skipped = self.offsets, 0
+        place, sequence = self.place, self.sequence
         if offsets is not None:
             skipped = self.rows(0) - self.rows(t0)
+            cells = slice(offsets[t0], offsets[t1])
+            place = None if place is None else place[cells]
+            sequence = None if sequence is None else sequence[cells]
             offsets = offsets[t0 : t1 + 1] - offsets[t0]
         return Layout(
             offsets,
@@ -63,6 +80,8 @@ class Layout(NamedTuple):
             self.starts,
             None,
             _between(self.ends, t0, t1, skipped),
+            place,
+            sequence,
         )
 
 

@@ -27,7 +27,7 @@ Array = NDArray[Any]
 
 @np.errstate(all="ignore")  # NaN and infinity propagate, as in the kernels
 def forward(
-    x: Array,  # (T, B, I) or ids (T, B)    IN
+    x: Any,  # (T, B, I) or ids (T, B)      IN
     W: Array,  # (I, H)                     IN
     V: Array,  # (H, H)                     IN
     b: Array | None,  # (H)                 IN
@@ -53,12 +53,12 @@ def forward(
 
 @np.errstate(all="ignore")
 def backward(
-    x: Array,  # (T, B, I) or ids (T, B)    IN
+    x: Any,  # (T, B, I) or ids (T, B)      IN
     W: Array,  # (I, H)                     IN
     V: Array,  # (H, H)                     IN
     z: Array,  # (T + 1, B, H)              IN
     activation: Activation,
-    dz: Array | None,  # (T, B, H)          IN   loss on every state
+    dz: Any,  # (T, B, H), or None          IN   loss on every state
     dz_last: Array | None,  # (B, H)        IN   loss on the last state
     dW: Array,  # (I, H)                    OUT
     dV: Array,  # (H, H)                    OUT
@@ -124,6 +124,27 @@ def state_backward(
 ) -> None:
     """Run back from steps to the states they start from: dz = da V^T."""
     dz[...] = da @ V.T
+
+
+def place_cells(
+    lengths: Array,  # (S)                  IN
+    start: Array,  # (S)                    IN
+    row: Array,  # (S)                      IN
+    offsets: Array,  # (T + 1)              IN
+    first: Array,  # (S)                    IN
+    stride: int,
+    place: Array,  # (N)                    OUT
+    sequence: Array,  # (N)                 OUT
+) -> None:
+    """Find the cells of sequences that begin at a step, in a row of step 0: entry i of
+    sequence s has its place in row first[s] + i * stride.
+    """
+    for s, length in enumerate(lengths):
+        step = start[s] + np.arange(length)
+        # Of the rows of step 0 the first ones have ended.
+        cell = offsets[step + 1] - offsets[1] + row[s] if length else step
+        place[cell] = first[s] + np.arange(length) * stride
+        sequence[cell] = s
 
 
 def chunk_steps(T: int, B: int, I: int, H: int, itemsize: int) -> int:

@@ -23,16 +23,32 @@ class Steps:
     def __init__(self, z: Array, layout: Layout) -> None:
         if layout.offsets is None:
             self.B = z.shape[1]
-            self.offsets: Array = np.arange(len(z)) * self.B
+            ends = len(z) + (layout.first is not None)
+            self.offsets: Array = np.arange(ends) * self.B
         else:
             self.B, self.offsets = layout.rows(0), layout.offsets
         self.T = len(self.offsets) - 1
-        self.z = z.reshape(-1, z.shape[-1])
+        self.z = z
         self.layout = layout
 
     def cells(self, t: int) -> slice:
         """Return the rows of step t = 1..T in an array of one entry per cell."""
         return slice(self.offsets[t - 1], self.offsets[t])
+
+    def places(self, t: int, array: Array) -> tuple[Array, Array]:
+        """Return where step t = 1..T stands in an array of x, dz or dx, (M, B, ..)."""
+        cells = np.arange(self.offsets[t - 1], self.offsets[t])
+        if self.layout.place is not None and array.ndim == 3:
+            cells = self.layout.place[cells]
+        row, column = np.divmod(cells, array.shape[1])
+        return row, column
+
+    @staticmethod
+    def joined(arrays: Any) -> Any:
+        """Return a list of arrays (T, K) as one, (M, 1, K), and all else as it is."""
+        if not isinstance(arrays, list):
+            return arrays
+        return np.concatenate(arrays)[:, np.newaxis]
 
     def ended(self, t: int) -> int:
         return int(self.B - (self.offsets[t] - self.offsets[t - 1]))
@@ -45,14 +61,34 @@ class Steps:
         ended = self.ended(t)
         return [(int(e), events[e, 1] - ended, events[e, 2]) for e in found]
 
+    def rows_of_z(self, cells: Array) -> tuple[Array, Array]:
+        """Return where states stand in z, which may begin with the initial ones."""
+        if self.layout.first is None:
+            cells = cells + self.B
+        elif self.layout.place is not None:
+            cells = self.layout.place[cells]
+        row, column = np.divmod(cells, self.z.shape[1])
+        return row, column
+
     def state(self, t: int) -> Array:
         """Return z[t] of step t = 1..T."""
-        return self.z[self.B :][self.cells(t)]
+        cells = np.arange(self.offsets[t - 1], self.offsets[t])
+        state: Array = self.z[self.rows_of_z(cells)]
+        return state
+
+    def put_state(self, t: int, state: Array) -> None:
+        cells = np.arange(self.offsets[t - 1], self.offsets[t])
+        self.z[self.rows_of_z(cells)] = state
 
     def state_before(self, t: int) -> Array:
         """Return z[t-1] as step t finds it: with starts in their place."""
-        end = self.B + self.offsets[t - 1]
-        before = self.z[end - len(self.state(t)) : end].copy()
+        rows = self.offsets[t] - self.offsets[t - 1]
+        cells = np.arange(self.offsets[t - 1] - rows, self.offsets[t - 1])
+        before = self.z[self.rows_of_z(cells)]
+        first = self.layout.first
+        if first is not None and t == 1:
+            assert self.layout.starts is not None
+            before = self.layout.starts[first]
         for _, row, start in self.at(self.layout.restarts, t):
             assert self.layout.starts is not None
             before[row] = self.layout.starts[start]
@@ -60,7 +96,7 @@ class Steps:
 
 
 def forward(
-    x: Array,
+    x: Any,
     W: Array,
     V: Array,
     b: Array | None,
@@ -70,24 +106,24 @@ def forward(
 ) -> None:
     """Run the layer: z[t] = sigma(x[t] W + z[t-1] V + b)."""
     steps = Steps(z, layout)
-    x = x.reshape(-1, *x.shape[2:])
+    x = steps.joined(x)
     for t in range(1, steps.T + 1):
         # 1. z[t] <- x[t] W + b
-        x_t = x[steps.cells(t)]
+        x_t = x[steps.places(t, x)]
         a = W[x_t] if x_t.ndim == 1 else x_t @ W
         if b is not None:
             a = a + b
         # 2. z[t] <- sigma(z[t] + z[t-1] V)
-        steps.state(t)[...] = activation.sigma(a + steps.state_before(t) @ V)
+        steps.put_state(t, activation.sigma(a + steps.state_before(t) @ V))
 
 
 def backward(
-    x: Array,
+    x: Any,
     W: Array,
     V: Array,
     z: Array,
     activation: Activation,
-    dz: Array | None,
+    dz: Any,
     dz_last: Array | None,
     dW: Array,
     dV: Array,
@@ -100,7 +136,7 @@ def backward(
 ) -> None:
     """Run the layer backwards: all gradients, from dz and dz_last."""
     steps = Steps(z, layout)
-    x = x.reshape(-1, *x.shape[2:])
+    x, dz = steps.joined(x), steps.joined(dz)
     if not segment.add:
         for total in (dW, dV, db):
             if total is not None:
@@ -115,7 +151,7 @@ def backward(
         e = np.zeros_like(z_t)
         e[len(e) - len(da) :] = da @ V.T
         if dz is not None:
-            e += dz.reshape(-1, len(V))[now]
+            e += dz[steps.places(t, dz)]
         if layout.ends is not None:
             for _, row, n in steps.at(None if dz_last is None else layout.ends, t):
                 assert dz_last is not None
@@ -126,7 +162,7 @@ def backward(
         if flow is not None:
             e = treat(e, slope, flow, now)
         da = e * slope
-        z_prev, x_t = steps.state_before(t), x[now]
+        z_prev, x_t = steps.state_before(t), x[steps.places(t, x)]
         dV += z_prev.T @ da
         # 1. forward was x[t] W + b, so now
         if db is not None:
@@ -136,7 +172,7 @@ def backward(
         else:
             dW += x_t.T @ da
         if dx is not None:
-            dx.reshape(-1, len(W))[now] = da @ W.T
+            dx[steps.places(t, dx)] = da @ W.T
         # The error of a row that starts anew goes into its start, and no further.
         for e_number, row, _ in steps.at(layout.restarts, t):
             if layout.da_starts is not None:

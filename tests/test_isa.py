@@ -47,7 +47,8 @@ def test_the_kernels_are_right_under_each(isa):
     done = run(
         isa, "-m", "pytest", "-q", "-p", "no:cacheprovider",
         TESTS / "test_kernels.py", TESTS / "test_isa.py",
-        TESTS / "test_flow_tangents.py", TESTS / "test_flow_exponents.py",
+        TESTS / "test_places.py", TESTS / "test_flow_tangents.py",
+        TESTS / "test_flow_exponents.py",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:]
 

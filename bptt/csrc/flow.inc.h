@@ -169,7 +169,8 @@ static void flow_backward(const bptt_cell *cell, const bptt_flow *flow, ptrdiff_
         if (half != 1 || by_value)
             flow_clip(cell->H, e, da_panel, half, flow->clip_value);
         NAME(flow_fns)
-        [cell->activation](cell, flow, z + r *cell->H, e, da_panel, da_rows + r *PANEL,
-                           rows_panel, saturated ? saturated + r : NULL, dead);
+        [cell->activation](cell, flow, z + r *cell->z_row, e, da_panel,
+                           da_rows + r *PANEL, rows_panel,
+                           saturated ? saturated + r : NULL, dead);
     }
 }

@@ -26,7 +26,9 @@ typedef struct bptt_share {
 /* What one recurrent step needs besides its arrays. */
 typedef struct bptt_cell {
     ptrdiff_t B, H;
-    const void *V; /* packed (H, H): V forwards, V^T backwards */
+    ptrdiff_t z_row, g_row;   /* reals from one row of z, of g to the next */
+    ptrdiff_t z_step, g_step; /* to the same row of the next step, to prefetch it */
+    const void *V;            /* packed (H, H): V forwards, V^T backwards */
     int activation;
     double alpha, beta;
 } bptt_cell;
@@ -66,7 +68,7 @@ typedef struct bptt_flow {
                                const real *da, ptrdiff_t da_panel, real *dz0);         \
         void (*gather)(ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t H, const ptrdiff_t *ids,  \
                        const real *W, ptrdiff_t rs, ptrdiff_t cs, const real *bias,    \
-                       real *a);                                                       \
+                       real *a, ptrdiff_t lda);                                        \
         void (*scatter)(ptrdiff_t p0, ptrdiff_t p1, ptrdiff_t H, ptrdiff_t R,          \
                         const ptrdiff_t *ids, const real *da, ptrdiff_t da_panel,      \
                         real *dW);                                                     \
@@ -81,6 +83,21 @@ typedef struct bptt_flow {
 BPTT_DECLARE(float, f32)
 BPTT_DECLARE(double, f64)
 #undef BPTT_DECLARE
+
+/* Have bytes from p on in cache soon, to be read or (write = 1) written. */
+static inline void bptt_fetch(const void *p, ptrdiff_t bytes, const int write)
+{
+#if defined(__GNUC__)
+    for (ptrdiff_t i = 0; i < bytes; i += 64) {
+        if (write)
+            __builtin_prefetch((const char *)p + i, 1);
+        else
+            __builtin_prefetch((const char *)p + i, 0);
+    }
+#else
+    (void)p, (void)bytes, (void)write;
+#endif
+}
 
 /* Reals in a packed (R, N) operand, and distance from one panel to the next. */
 static inline ptrdiff_t bptt_panels(ptrdiff_t N, ptrdiff_t panel)

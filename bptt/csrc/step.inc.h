@@ -79,7 +79,7 @@ INLINE void narrow_forward(const int code, const int nv, const int alone,
     const vreal alpha = v_set1((real)cell->alpha);
     const vreal beta = v_set1((real)cell->beta);
     for (ptrdiff_t r = alone ? 0 : r0; r < (alone ? 1 : r1); r++) {
-        real *z_r = z + r * H;
+        real *z_r = z + r * cell->z_row;
         vreal a[ROW_VECTORS];
         UNROLL
         for (int v = 0; v < nv; v++)
@@ -109,13 +109,13 @@ INLINE void narrow_backward(const int code, const int nv, const int alone,
     const vreal alpha = v_set1((real)cell->alpha);
     const vreal beta = v_set1((real)cell->beta);
     for (ptrdiff_t r = alone ? 0 : r0; r < (alone ? 1 : r1); r++) {
-        const real *z_r = z + r * H;
+        const real *z_r = z + r * cell->z_row;
         real *da_r = da + r * PANEL, *rows = da_rows + r * PANEL;
         vreal e[ROW_VECTORS], d[ROW_VECTORS];
         UNROLL
         for (int v = 0; v < nv; v++) {
             const ptrdiff_t n = v < nv - 1 ? VLEN : last;
-            e[v] = g ? load_row(g + r * H + v * VLEN, n) : v_zero();
+            e[v] = g ? load_row(g + r * cell->g_row + v * VLEN, n) : v_zero();
             d[v] = v_dsigma(code, load_row(z_r + v * VLEN, n), alpha, beta);
         }
         if (da_next)
@@ -147,17 +147,17 @@ INLINE void activate(const int code, const void *job, ptrdiff_t r0, ptrdiff_t c0
                      ptrdiff_t m, ptrdiff_t n)
 {
     const forward_job *x = job;
-    ptrdiff_t H = x->cell->H;
+    const ptrdiff_t z_row = x->cell->z_row;
     vreal alpha = v_set1((real)x->cell->alpha), beta = v_set1((real)x->cell->beta);
     for (ptrdiff_t c = c0; c < c0 + n; c += VLEN) {
         ptrdiff_t last = c0 + n - c < VLEN ? c0 + n - c : VLEN;
-        real *z = x->z + r0 * H + c;
+        real *z = x->z + r0 * z_row + c;
         real *packed = NULL;
         if (x->z_packed)
             packed = x->z_packed + c / PANEL * x->packed_panel + r0 * PANEL + c % PANEL;
         for (ptrdiff_t r = 0; r < m; r++) {
-            vreal s = v_sigma(code, load_row(z + r * H, last), alpha, beta);
-            store_row(z + r * H, s, last);
+            vreal s = v_sigma(code, load_row(z + r * z_row, last), alpha, beta);
+            store_row(z + r * z_row, s, last);
             if (packed)
                 v_store(packed + r * PANEL, s);
         }
@@ -171,15 +171,15 @@ INLINE void deactivate(const int code, const void *job, ptrdiff_t r0, ptrdiff_t 
                        ptrdiff_t m, ptrdiff_t n)
 {
     const backward_job *x = job;
-    ptrdiff_t H = x->cell->H;
+    const ptrdiff_t z_row = x->cell->z_row;
     vreal alpha = v_set1((real)x->cell->alpha), beta = v_set1((real)x->cell->beta);
     for (ptrdiff_t c = c0; c < c0 + n; c += VLEN) {
         ptrdiff_t last = c0 + n - c < VLEN ? c0 + n - c : VLEN;
-        const real *z = x->z + r0 * H + c;
+        const real *z = x->z + r0 * z_row + c;
         real *da = x->da.p + c / PANEL * x->da.panel + r0 * PANEL + c % PANEL;
         real *rows = x->da_rows + c / PANEL * x->rows_panel + r0 * PANEL + c % PANEL;
         for (ptrdiff_t r = 0; r < m; r++) {
-            vreal d = v_dsigma(code, load_row(z + r * H, last), alpha, beta);
+            vreal d = v_dsigma(code, load_row(z + r * z_row, last), alpha, beta);
             vreal e = v_load(da + r * PANEL);
             d = v_mul(e, d);
             v_store(da + r * PANEL, d);
@@ -315,14 +315,15 @@ INLINE int is_narrow(const bptt_cell *cell, bptt_share share)
 
 /* Fetch where the share's work on another step begins, for that has mostly been written
  * by another core or long ago: the columns of a single row, or the first tile. */
-INLINE void prefetch_step(const bptt_cell *cell, bptt_share share, const real *p)
+INLINE void prefetch_step(const bptt_cell *cell, bptt_share share, const real *p,
+                          ptrdiff_t row)
 {
     const ptrdiff_t H = cell->H;
     if (share.u0 >= share.u1)
         return;
     if (cell->B > 1) {
         ptrdiff_t c = share.u0 / bptt_row_tiles(share.r1 - share.r0, TILE_ROWS) * PANEL;
-        view a = {(real *)(uintptr_t)(p + share.r0 * H + c), H, PANEL};
+        view a = {(real *)(uintptr_t)(p + share.r0 * row + c), row, PANEL};
         prefetch_tile(a, share.r1 - share.r0 < TILE_ROWS ? share.r1 - share.r0
                                                          : TILE_ROWS);
         return;
@@ -336,7 +337,7 @@ static void step_forward(const bptt_cell *cell, bptt_share share, const real *z_
                          ptrdiff_t prev_panel, real *z, real *z_packed,
                          ptrdiff_t packed_panel)
 {
-    prefetch_step(cell, share, z + (cell->B > 1 ? 1 : 2) * cell->B * cell->H);
+    prefetch_step(cell, share, z + (cell->B > 1 ? 1 : 2) * cell->z_step, cell->z_row);
     if (is_narrow(cell, share)) {
         NAME(narrow_forward_fns)
         [z_packed == NULL && prev_panel == PANEL][cell->activation](
@@ -344,7 +345,7 @@ static void step_forward(const bptt_cell *cell, bptt_share share, const real *z_
         return;
     }
     forward_job job = {cell, z, z_packed, packed_panel};
-    view slot = {z, cell->H, PANEL};
+    view slot = {z, cell->z_row, PANEL};
     product x = {cell->H,
                  cell->H,
                  step_run(cell->H),
@@ -365,10 +366,10 @@ static void step_backward(const bptt_cell *cell, bptt_share share, const real *d
                           ptrdiff_t next_panel, const real *g, const real *z, real *da,
                           ptrdiff_t da_panel, real *da_rows, ptrdiff_t rows_panel)
 {
-    const ptrdiff_t before = (cell->B > 1 ? 1 : 2) * cell->B * cell->H;
-    prefetch_step(cell, share, z - before);
+    const ptrdiff_t steps = cell->B > 1 ? 1 : 2;
+    prefetch_step(cell, share, z - steps * cell->z_step, cell->z_row);
     if (g)
-        prefetch_step(cell, share, g - before);
+        prefetch_step(cell, share, g - steps * cell->g_step, cell->g_row);
     if (is_narrow(cell, share)) {
         NAME(narrow_backward_fns)
         [next_panel == PANEL && da_panel ==
@@ -378,18 +379,19 @@ static void step_backward(const bptt_cell *cell, bptt_share share, const real *d
     }
     view out = {da, PANEL, da_panel};
     backward_job job = {cell, z, out, da_rows, rows_panel};
-    product x = {cell->H,
-                 da_next ? cell->H : 0,
-                 step_run(cell->H),
-                 da_next ? da_next : da,
-                 next_panel,
-                 cell->V,
-                 {(real *)(uintptr_t)g, cell->H, PANEL},
-                 out,
-                 1,
-                 {{(real *)(uintptr_t)z, cell->H, PANEL}, {da_rows, PANEL, rows_panel}},
-                 NAME(deactivate_fns)[cell->activation],
-                 &job};
+    product x = {
+        cell->H,
+        da_next ? cell->H : 0,
+        step_run(cell->H),
+        da_next ? da_next : da,
+        next_panel,
+        cell->V,
+        {(real *)(uintptr_t)g, cell->g_row, PANEL},
+        out,
+        1,
+        {{(real *)(uintptr_t)z, cell->z_row, PANEL}, {da_rows, PANEL, rows_panel}},
+        NAME(deactivate_fns)[cell->activation],
+        &job};
     rows_times(&x, share);
 }
 

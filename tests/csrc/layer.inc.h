@@ -79,6 +79,8 @@ static void lay_out(layer *l)
     l->cell.B = l->B;
     l->cell.H = l->H;
     l->cell.V = l->packed_V;
+    l->cell.z_row = l->cell.g_row = l->H;
+    l->cell.z_step = l->cell.g_step = l->B * l->H;
 }
 
 static void clear_out(layer *l)
@@ -146,7 +148,7 @@ static void forward_products(layer *l, chunk at, int tid, int n)
         k->gemm(bptt_share_gemm(R, H, P, k->tile_rows, tid, n), H, I, l->packed_x,
                 panel, l->packed_W, l->b, a, H);
     } else {
-        k->gather(r0, r1, H, l->ids + at.t0 * B, l->W, l->W_i, l->W_h, l->b, a);
+        k->gather(r0, r1, H, l->ids + at.t0 * B, l->W, l->W_i, l->W_h, l->b, a, H);
     }
     meet(l, tid, n);
 }

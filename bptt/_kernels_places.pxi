@@ -1,0 +1,189 @@
+# Where the rows of each step stand in the arrays of the caller.
+#
+# (a) One step follows another, rows some distance apart, or comes before it in memory:
+#     then the rows of a chunk are taken in the order of memory, the last step first.
+# (b) Or each cell has a place of its own (`Layout.place`). Then z of a chunk is in a
+#     buffer, cell after cell, and copied from and to its places.
+
+# How many rows ahead those of the caller's arrays are fetched, which lie far apart.
+cdef enum:
+    AHEAD = 8
+
+
+cdef Py_ssize_t row_of(
+    const Layer *l, const real[:, :, :] array, Py_ssize_t width
+) except -1:
+    """Return the distance of two rows of an array (T, B, width), with one step after
+    another in memory, or one before another if all are so."""
+    cdef Py_ssize_t row
+    if array.shape[2] > 1 and array.strides[2] != sizeof(real):
+        raise ValueError("a row of the kernels must be contiguous")
+    row = check_strides(l, array.strides, array.shape, sizeof(real))
+    return width if row == 0 else row
+
+
+cdef Py_ssize_t check_strides(
+    const Layer *l, const Py_ssize_t *strides, const Py_ssize_t *shape, Py_ssize_t size
+) except -1:
+    """Return the distance of two rows, 0 where there is one only."""
+    cdef Py_ssize_t T = shape[0], B = shape[1], step = strides[0], row = strides[1]
+    if T > 1 and (step < 0) != l.back:
+        raise ValueError("the kernels' arrays must all run one way in time")
+    if B == 1:
+        row = 0 if T < 2 else -step if l.back else step
+    elif T > 1 and step != (-row if l.back else row) * B:
+        raise ValueError("a step of the kernels' arrays must follow another")
+    if row < 0 or row % size:
+        raise ValueError("rows of the kernels' arrays must follow one another")
+    return row // size
+
+
+cdef inline Py_ssize_t first_cell(const Layer *l, Py_ssize_t c) noexcept nogil:
+    """Return how many cells after the first one of all those of chunk c begin."""
+    if l.back:
+        return -(start_of(l, c + 1) - 1) * l.B
+    return cells_before(l, start_of(l, c))
+
+
+cdef inline Py_ssize_t cell_in_chunk(
+    const Layer *l, Py_ssize_t c, Py_ssize_t step
+) noexcept nogil:
+    """Return how many cells of chunk c lie before those of a step in memory."""
+    if l.back:
+        return (start_of(l, c + 1) - 1 - step) * l.B
+    return cells_before(l, step) - cells_before(l, start_of(l, c))
+
+
+cdef inline void *state_after(
+    const Layer *l, const void *z, Py_ssize_t step
+) noexcept nogil:
+    """Return the address of the states after a step, counted from 0; -1 is before."""
+    if step < 0:
+        return <void *> z
+    if l.back:
+        return at(l, z, -(step + 1) * l.B * l.cell.z_row)
+    return at(l, z, (l.B + cells_before(l, step)) * l.cell.z_row)
+
+
+def place_cells(
+    const Py_ssize_t[::1] lengths,      # (S)            IN
+    const Py_ssize_t[::1] start,        # (S)            IN
+    const Py_ssize_t[::1] row,          # (S)            IN
+    const Py_ssize_t[::1] offsets,      # (T + 1)        IN
+    const Py_ssize_t[::1] first,        # (S)            IN
+    Py_ssize_t stride,
+    Py_ssize_t[::1] place,              # (N)            OUT
+    Py_ssize_t[::1] sequence,           # (N)            OUT
+):
+    """Find the cells of sequences that begin at a step, in a row of step 0: entry i of
+    sequence s has its place in row first[s] + i * stride."""
+    cdef Py_ssize_t s, i, step, cell
+    if offsets.shape[0] < 2:
+        return
+    for s in range(lengths.shape[0]):
+        for i in range(lengths[s]):
+            step = start[s] + i
+            # Of the rows of step 0 the first ones have ended.
+            cell = offsets[step + 1] - offsets[1] + row[s]
+            place[cell], sequence[cell] = first[s] + i * stride, s
+
+
+def addresses_of(arrays, layout):
+    """Return where in memory each cell's row of a list of arrays (T, K) is."""
+    counts = np.array([len(array) for array in arrays])
+    first = np.array([array.ctypes.data for array in arrays], np.intp)
+    size = max(array.shape[1] * array.itemsize for array in arrays)
+    # Of row 0, were all arrays one after another where this one is.
+    first -= (np.cumsum(counts) - counts) * size
+    return first[layout.sequence] + layout.place * size
+
+
+cdef inline Py_ssize_t place_of(const Layer *l, Py_ssize_t cell) noexcept nogil:
+    """Return in which row of the caller's arrays a cell stands."""
+    if l.place != NULL:
+        return l.place[cell]
+    return -cell if l.back else cell
+
+
+cdef void pack_inputs(
+    Layer *l, const Kernels *k, Py_ssize_t c, Py_ssize_t r0, Py_ssize_t r1
+) noexcept nogil:
+    """Pack x of a chunk's cells from r0 to r1."""
+    cdef Py_ssize_t I = l.I, x0 = first_cell(l, c), r
+    if l.place == NULL:
+        k.pack(r0, r1, I, at(l, l.x, x0 * l.x_row), l.x_row, 1, l.packed_x,
+               l.chunk_panel)
+        return
+    for r in range(r0, r1):
+        if r + AHEAD < r1:
+            fetch(input_row(l, x0 + r + AHEAD), I * l.itemsize, 0)
+        k.pack(0, 1, I, input_row(l, x0 + r), I, 1,
+               at(l, l.packed_x, r * k.panel), l.chunk_panel)
+
+
+cdef inline const void *input_row(const Layer *l, Py_ssize_t cell) noexcept nogil:
+    """Return a row of x that has a place."""
+    if l.x_rows != NULL:
+        return <const void *> l.x_rows[cell]
+    return at(l, l.x, l.place[cell] * l.x_row)
+
+
+cdef void *states_of(const Layer *l, Py_ssize_t c) noexcept nogil:
+    """Return where z[0] is; of states that have places only those of chunk c and of
+    the step before it are in a buffer, which is that of a longer array."""
+    cdef Py_ssize_t buffer = c & (l.plan.split == PIPELINE)
+    if l.first == NULL:
+        return l.z
+    buffer *= l.B + l.chunk_panel // l.panel
+    return at(l, l.cells_z, (buffer - cells_before(l, start_of(l, c))) * l.H)
+
+
+cdef const void *state_row(const Layer *l, Py_ssize_t cell) noexcept nogil:
+    """Return a row of z that has a place; the initial ones have numbers from -B on."""
+    if cell < 0:
+        return at(l, l.starts, l.first[l.B + cell] * l.H)
+    return at(l, l.z, place_of(l, cell) * l.z_row)
+
+
+cdef void take_first(Layer *l, int tid, int n) noexcept nogil:
+    """Copy the initial states into the buffer of chunk 0."""
+    cdef Py_ssize_t r
+    if l.first != NULL:
+        for r in range(split(l.B, tid, n), split(l.B, tid + 1, n)):
+            memcpy(at(l, states_of(l, 0), r * l.H), state_row(l, r - l.B),
+                   l.H * l.itemsize)
+
+
+cdef void put_states(Layer *l, Py_ssize_t c, int tid, int n) noexcept nogil:
+    """Copy the states of a chunk from the buffer to their places."""
+    cdef Py_ssize_t H = l.H, c0 = cells_before(l, start_of(l, c)), r
+    cdef Py_ssize_t R = cells_before(l, start_of(l, c + 1)) - c0
+    cdef Py_ssize_t end = c0 + split(R, tid + 1, n)
+    if l.first != NULL:
+        for r in range(c0 + split(R, tid, n), end):
+            if r + AHEAD < end:
+                fetch(state_row(l, r + AHEAD), H * l.itemsize, 1)
+            memcpy(at(l, l.z, place_of(l, r) * l.z_row),
+                   at(l, states_of(l, c), (l.B + r) * H), H * l.itemsize)
+
+
+cdef void get_states(Layer *l, Py_ssize_t c, int tid, int n) noexcept nogil:
+    """Copy the states of a chunk, and of the step before it, into the buffer."""
+    cdef Py_ssize_t H = l.H, t0 = start_of(l, c), r
+    cdef Py_ssize_t c0 = state_before(l, t0) - l.B
+    cdef Py_ssize_t R = cells_before(l, start_of(l, c + 1)) - c0
+    cdef Py_ssize_t end = c0 + split(R, tid + 1, n)
+    if l.first != NULL:
+        for r in range(c0 + split(R, tid, n), end):
+            if r + AHEAD < end:
+                fetch(state_row(l, r + AHEAD), H * l.itemsize, 0)
+            memcpy(at(l, states_of(l, c), (l.B + r) * H), state_row(l, r),
+                   H * l.itemsize)
+        meet(l, tid, n)
+
+
+cdef inline const void *error_row(const Layer *l, Py_ssize_t cell) noexcept nogil:
+    """Return a row of dz that has a place, or is some distance from the next."""
+    if l.dz_rows != NULL:
+        return <const void *> l.dz_rows[cell]
+    return at(l, l.dz, place_of(l, cell) * l.dz_row)
