@@ -1,8 +1,11 @@
 """How the arrays of a caller stand to those of the kernels: one class for each form.
 
 A batch may come as an array (T, B, I), as one sequence (T, I), padded with lengths, as
-a list of sequences, or as values with offsets. The kernels know cells alone, step after
-step. `gather` checks an array of a form and returns its cells, `scatter` goes back.
+a list of sequences, or as values with offsets. The kernels walk through cells, step
+after step, and look up in which row of the caller's array each stands (`Layout.place`).
+`gather` checks an array of a form and returns its rows, `shaped` goes back; what has
+one number or id per cell is brought in the order of the cells and back (`cells_of`,
+`scatter`).
 
 Sequences of different lengths are packed into slots, each as long as the longest of
 all, several short ones one after another: then a step has as many rows as there are
@@ -19,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bptt import _backend
 from bptt._parts import Layout
 from bptt._validation import as_array, as_real, check_shape
 
@@ -41,6 +45,14 @@ class Rectangle:
         letters = "(T, B, H)" if self.batched else "(T, H)"
         check_shape(name, array, letters, (self.T, *self.rows, K))
         return array.reshape(self.T, self.B, K)
+
+    def empty(self, K: int, dtype: Any) -> Array:
+        """Return a new array for rows of K entries, as `gather` returns them."""
+        return np.empty((self.T, self.B, K), dtype)
+
+    def shaped(self, rows: Array) -> Array:
+        """Return rows as `gather` returns them in the caller's form."""
+        return rows.reshape(self.T, *self.rows, rows.shape[-1])
 
     def scatter(self, cells: Array) -> Array:
         return cells.reshape(self.T, *self.rows, *cells.shape[2:])
@@ -83,7 +95,8 @@ class Ragged:
     offsets : ndarray of shape (T + 1,)
         The cells before each step of the slots.
     place : ndarray of shape (N,)
-        Where each cell stands in the caller's array, its first axes taken as one.
+        Where each cell stands in the caller's array, its first axes taken as one; a
+        list is taken as its arrays one after another.
     sequence : ndarray of shape (N,)
         To which sequence each cell belongs.
     """
@@ -102,56 +115,68 @@ class Ragged:
         self.offsets = np.concatenate([[0], np.cumsum(left)]).astype(np.intp)
         self._ended = self.B - left
 
-        row = rank[slot]
-        self._row, self._start = row, start
-        before = np.concatenate([[0], np.cumsum(lengths)])
-        sequence = np.repeat(np.arange(self.S), lengths)
-        index = np.arange(self.cells) - before[sequence]  # within its sequence
-        step = start[sequence] + index
-        cell = self.offsets[step] + row[sequence] - self._ended[step]
-        place = index * self.S + sequence if name == "padded" else np.arange(self.cells)
+        self._row, self._start = rank[slot], start
+        self._before = np.concatenate([[0], np.cumsum(lengths)]).astype(np.intp)
+        padded = name == "padded"
+        first = np.arange(self.S) if padded else self._before[:-1]
         self.place = np.empty(self.cells, np.intp)
-        self.place[cell] = place
-        self._cell = cell  # of each entry, sequence after sequence
         self.sequence = np.empty(self.cells, np.intp)
-        self.sequence[cell] = sequence
-        self._before = before
+        _backend.kernels.place_cells(
+            lengths, start, self._row, self.offsets, first, self.S if padded else 1,
+            self.place, self.sequence,
+        )  # fmt: skip
 
-    def gather(self, name: str, value: Any, K: int, dtype: Any) -> Array:
-        """Return an array of the form, of rows of K = H entries, as cells (N, 1, K)."""
-        return self.cells_of(self._flat(name, value, K, dtype))
-
-    def cells_of(self, flat: Array) -> Array:
-        """Return the caller's array, its first axes made one, as cells (N, 1, ..)."""
-        return np.take(flat, self.place, axis=0)[:, np.newaxis]
-
-    def _flat(self, name: str, value: Any, K: int, dtype: Any) -> Array:
+    def gather(self, name: str, value: Any, K: int, dtype: Any) -> Any:
+        """Return an array of the form, of rows of K = H entries, as (M, 1, K), or as a
+        list of arrays (T, K).
+        """
         if self.name == "list":
-            items = _as_list(name, value, self.S)
-            arrays = [as_real(f"{name}[{i}]", a, dtype) for i, a in enumerate(items)]
-            for i, array in enumerate(arrays):
-                shape = (int(self.lengths[i]), K)
-                check_shape(f"{name}[{i}]", array, "(T, H)", shape)
-            return np.concatenate(arrays) if arrays else np.empty((0, K), dtype)
+            return self._items(name, value, K, dtype)
         array = as_real(name, value, dtype)
         if self.name == "padded":
             check_shape(name, array, "(T, B, H)", (self.steps, self.S, K))
         else:
             check_shape(name, array, "(N, H)", (self.cells, K))
-        return array.reshape(-1, K)
+        return array.reshape(-1, 1, K)
+
+    def cells_of(self, rows: Array) -> Array:
+        """Return the caller's rows as cells (N, 1, ...)."""
+        return np.take(rows, self.place, axis=0)[:, np.newaxis]
+
+    def empty(self, K: int, dtype: Any) -> Array:
+        """Return a new array for rows of K entries; zeros in the padding."""
+        if self.name != "padded":
+            return np.empty((self.cells, 1, K), dtype)
+        padded = np.empty((self.steps, self.S, K), dtype)
+        for s, length in enumerate(self.lengths):
+            padded[length:, s] = 0
+        return padded.reshape(-1, 1, K)
+
+    def shaped(self, rows: Array) -> Any:
+        """Return rows as `gather` returns them in the caller's form."""
+        rows = rows.reshape(len(rows), *rows.shape[2:])
+        if self.name == "padded":
+            return rows.reshape(self.steps, self.S, *rows.shape[1:])
+        if self.name == "values":
+            return rows
+        b = self._before
+        return [rows[b[i] : b[i + 1]] for i in range(self.S)]
+
+    def _items(self, name: str, value: Any, K: int, dtype: Any) -> list[Array]:
+        items = _as_list(name, value, self.S)
+        arrays = [as_real(f"{name}[{i}]", a, dtype) for i, a in enumerate(items)]
+        for i, array in enumerate(arrays):
+            shape = (int(self.lengths[i]), K)
+            check_shape(f"{name}[{i}]", array, "(T, H)", shape)
+        return arrays
 
     def scatter(self, cells: Array) -> Any:
         """Return cells (N, 1, ...) in the caller's form; zeros in the padding."""
         cells = cells.reshape(self.cells, *cells.shape[2:])
-        if self.name == "padded":
-            padded = np.zeros((self.steps * self.S, *cells.shape[1:]), cells.dtype)
-            padded[self.place] = cells
-            return padded.reshape(self.steps, self.S, *cells.shape[1:])
-        values = np.take(cells, self._cell, axis=0)
-        if self.name == "values":
-            return values
-        b = self._before
-        return [values[b[i] : b[i + 1]] for i in range(self.S)]
+        rows = self.steps * self.S if self.name == "padded" else self.cells
+        placed = np.zeros((rows, *cells.shape[1:]), cells.dtype)
+        placed[self.place] = cells
+        return self.shaped(placed[:, np.newaxis])
 
     def flags(self, name: str, value: Any) -> Array:
         """Return booleans per cell, (N,), from the caller's form."""
@@ -186,7 +211,13 @@ class Ragged:
             more = np.stack([step, rows, self.sequence[cell]], axis=1)
             restarts = np.concatenate([restarts, more])
         ends = np.stack([last, row, sequences], axis=1)
-        return Layout(self.offsets, restarts=_in_order(restarts), ends=_in_order(ends))
+        return Layout(
+            self.offsets,
+            restarts=_in_order(restarts),
+            ends=_in_order(ends),
+            place=self.place,
+            sequence=self.sequence if self.name == "list" else None,
+        )
 
     @property
     def first(self) -> Array:

@@ -32,7 +32,7 @@ def as_cells(
     dtype: np.dtype[Any],
     lengths: ArrayLike | None,
     offsets: ArrayLike | None,
-) -> tuple[Array, Form]:
+) -> tuple[Any, Form]:
     """Return x as the kernels take it, and the form it came in."""
     if lengths is not None and offsets is not None:
         raise ValueError("lengths and offsets must not both be given")
@@ -43,11 +43,13 @@ def as_cells(
         if len({a.ndim for a in items}) > 1:
             raise ValueError("x must be a list of arrays of one kind, features or ids")
         form = Ragged("list", np.array([len(a) for a in items], np.intp))
-        return _checked(form.cells_of(np.concatenate(items)), I), form
+        if items[0].dtype.kind == "f":
+            return items, form
+        return _placed(np.concatenate(items), form, I), form
     if offsets is not None:
         values = _as_sequence("x", x, I, dtype)
         form = Ragged("values", from_offsets(offsets, len(values)))
-        return _checked(form.cells_of(values), I), form
+        return _placed(values, form, I), form
     if lengths is None:
         x, batched = as_input(x, I, dtype)
         return x, Rectangle(x.shape[0], x.shape[1], batched)
@@ -61,14 +63,17 @@ def as_cells(
     T, B = x.shape[:2]
     counts = from_lengths(lengths, T, B)
     if T and (counts == T).all():
-        return _checked(x, I), Rectangle(T, B, True)
+        return x if x.dtype.kind == "f" else as_ids("x", x, I), Rectangle(T, B, True)
     form = Ragged("padded", counts, T)
-    return _checked(form.cells_of(x.reshape(T * B, *x.shape[2:])), I), form
+    return _placed(x.reshape(T * B, *x.shape[2:]), form, I), form
 
 
-def _checked(cells: Array, I: int) -> Array:
+def _placed(rows: Array, form: Ragged, I: int) -> Array:
+    """Return features (M, 1, I) as they stand, or token ids (N, 1) as cells."""
+    if rows.dtype.kind == "f":
+        return rows[:, np.newaxis]
     # The padding of token ids may be anything: only what is left of them is checked.
-    return cells if cells.dtype.kind == "f" else as_ids("x", cells, I)
+    return as_ids("x", form.cells_of(rows), I)
 
 
 def _as_sequence(name: str, value: ArrayLike, I: int, dtype: np.dtype[Any]) -> Array:
@@ -125,7 +130,7 @@ def as_flow(
     if not record:
         return flow
     bounded = np.isfinite(tape.activation.range).all()
-    shape = tape.x.shape[:2]
+    shape = tape.cells
     return flow._replace(
         threshold=SATURATED * tape.activation.gamma if bounded else 0.0,
         norms=np.empty(shape),

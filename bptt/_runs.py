@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bptt import _backend, _recompute
-from bptt._forms import Form, Ragged
+from bptt._forms import Form, Ragged, Rectangle
 from bptt._parts import Flow, Layout, Segment
 from bptt._recompute import Schedule
 from bptt._tape import ErrorFlow, Gradients, Tape
@@ -56,6 +56,12 @@ class Run(Tape):
         pass
 
     @property
+    def cells(self) -> tuple[int, int]:
+        """The shape of an array of one entry per cell: (T, B), or (N, 1)."""
+        form = self.form
+        return (form.cells, 1) if isinstance(form, Ragged) else (form.T, form.B)
+
+    @property
     def z_last(self) -> Array:
         """The last state of each sequence, (B, H), or (H,)."""
         return self.z_end if self.batched else self.z_end[0]
@@ -85,10 +91,14 @@ class Leaves:
             return self.B
         return int(self.offsets[step + 1] - self.offsets[step])
 
-    def part(self, i: int, array: Array | None) -> Array | None:
-        """Return leaf i of an array of one entry per step, or per cell."""
-        if array is None:
-            return None
+    def part(self, i: int, array: Any) -> Any:
+        """Return leaf i of an array of one entry per step, or per cell; all of an array
+        of which the layout has the places.
+        """
+        if array is None or isinstance(array, list):
+            return array
+        if self.offsets is not None and array.ndim == 3:
+            return array
         t0, t1 = self.bounds(i)
         if self.offsets is not None:
             t0, t1 = self.offsets[t0], self.offsets[t1]
@@ -118,7 +128,7 @@ class Leaves:
 
 
 def forward(
-    x: Array,
+    x: Any,
     W: Array,
     V: Array,
     b: Array | None,
@@ -138,14 +148,18 @@ def forward(
     arguments = (x, W, V, b)
     keeps = memory is None and checkpoint is None
     if keeps or T == 0 or B == 0:
-        shape = (T + 1, B, H) if form.name == "array" else (B + form.cells, 1, H)
-        z = np.empty(shape, W.dtype)
-        flat = z.reshape(-1, H)
-        flat[:B] = z0[form.first] if B else 0
+        if isinstance(form, Rectangle):
+            z = np.empty((T + 1, B, H), W.dtype)
+            z[0] = z0
+            rows = z[1:]
+        else:
+            z = rows = form.empty(H, W.dtype)
+            assert layout is not None
+            layout = layout._replace(first=form.first)
         if T and B:
             _backend.kernels.forward(x, W, V, b, z, activation, layout)
-            _take_ends(z_end, flat[B:], layout)
-        z.flags.writeable = False
+            _take_ends(z_end, rows.reshape(-1, H), layout)
+        z.flags.writeable = rows.flags.writeable = False
         run = Run(
             *arguments,
             z,
@@ -159,8 +173,7 @@ def forward(
             [],
             [0],
         )
-        cells = z[1:] if form.name == "array" else z[B:]
-        return form.scatter(cells) if keeps else run.z_last, run
+        return form.shaped(rows) if keeps else run.z_last, run
 
     chunk = _backend.kernels.chunk_steps(T, B, I, H, W.itemsize)
     schedule = _recompute.plan(
@@ -214,12 +227,15 @@ def _take_ends(z_end: Array, cells: Array, layout: Layout | None) -> None:
     elif layout.ends is not None:
         step, row, sequence = layout.ends.T
         rows = layout.offsets[step + 1] - layout.offsets[step]
-        z_end[sequence] = cells[layout.offsets[step] + row - (layout.rows(0) - rows)]
+        cell = layout.offsets[step] + row - (layout.rows(0) - rows)
+        if layout.first is not None and layout.place is not None:
+            cell = layout.place[cell]
+        z_end[sequence] = cells[cell]
 
 
 def backward(
     run: Run,
-    dz: Array | Callable[[int, Array], Any] | None,
+    dz: Array | list[Array] | Callable[[int, Array], Any] | None,
     dz_last: Array | None,
     need_x_grad: bool,
     flow: Flow | None,
@@ -230,7 +246,8 @@ def backward(
     dW, dV = np.zeros((I, H), dtype), np.zeros((H, H), dtype)
     db = None if run.b is None else np.zeros(H, dtype)
     dz0 = np.zeros((form.S, H), dtype)
-    dx = np.empty(run.x.shape, dtype) if need_x_grad and run.x.ndim == 3 else None
+    features = isinstance(run.x, list) or run.x.ndim == 3
+    dx = form.empty(I, dtype) if need_x_grad and features else None
 
     if form.T and form.B:
         chunk = _backend.kernels.chunk_steps(form.T, form.B, I, H, dtype.itemsize)
@@ -240,7 +257,8 @@ def backward(
         da_next = None
         for i in range(leaves.count - 1, -1, -1):
             states = z if run.schedule is None else _states_of(run, leaves, i)
-            layout = _with_room(leaves.layout(i), H, dtype)
+            layout = run.layout if run.schedule is None else leaves.layout(i)
+            layout = _with_room(layout, H, dtype)
             da_first = np.empty((leaves.rows(leaves.bounds(i)[0]), H), dtype)
             dz_start = np.empty_like(da_first)
             dz_i = _leaf_of(dz, run, leaves, i, states)
@@ -275,7 +293,7 @@ def backward(
 
     grads = Gradients(
         dW, dV, db, dz0 if form.batched else dz0[0],
-        None if dx is None else form.scatter(dx),
+        None if dx is None else form.shaped(dx),
     )  # fmt: skip
     return grads, _as_error_flow(flow, form)
 
@@ -289,7 +307,7 @@ def _states_of(run: Run, leaves: Leaves, i: int) -> Array:
     return leaves.states(i, run.z)
 
 
-def _leaf_of(dz: Any, run: Run, leaves: Leaves, i: int, states: Array) -> Array | None:
+def _leaf_of(dz: Any, run: Run, leaves: Leaves, i: int, states: Array) -> Any:
     """Return dz of a leaf, from cells or from a function of its states."""
     if not callable(dz):
         return leaves.part(i, dz)

@@ -103,6 +103,11 @@ class Tape:
             )
 
     @property
+    def cells(self) -> tuple[int, int]:
+        """The shape of an array of one entry per cell: (T, B), or (N, 1)."""
+        return self.z.shape[0] - 1, self.z.shape[1]
+
+    @property
     def z_last(self) -> Array:
         """The last state of each sequence, (B, H), or (H,)."""
         z: Array = self.z[-1]

@@ -14,7 +14,6 @@ LEVELS = [
     {"_validation", "activations", "_parts"},
     {
         "_threads",
-        "_forms",
         "_recompute",
         "_reference_parts",
         "_reference_tangents",
@@ -22,6 +21,7 @@ LEVELS = [
     },
     {"_kernels", "_reference"},
     {"_backend"},
+    {"_forms"},
     {"clipping", "_inputs", "_runs"},
     {"recurrence", "streaming"},
     {"flow", "initializers", "losses", "schedules"},
