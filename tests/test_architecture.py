@@ -22,7 +22,7 @@ LEVELS = [
     },
     {"_kernels", "_reference"},
     {"_backend"},
-    {"clipping", "_inputs", "_runs"},
+    {"clipping", "_inputs", "_runs", "_sources"},
     {"recurrence", "streaming"},
     {"flow", "initializers", "losses", "schedules"},
     {"_directions", "_parameters", "optimizers", "serialization"},
