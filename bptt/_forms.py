@@ -54,12 +54,15 @@ class Rectangle:
         check_shape(name, array, letters, (self.T, *self.rows))
         return array.reshape(self.T, self.B)
 
-    def layout(self, flags: Array | None) -> Layout | None:
-        """Return the layout of the steps, or None where there is nothing to say."""
-        if flags is None or not flags[1:].any():
+    def layout(self, flags: Array | None, first: int = 1) -> Layout | None:
+        """Return the layout of the steps, or None where there is nothing to say.
+
+        A run starts at its first step anyway; with first = 0 it goes on from another.
+        """
+        if flags is None or not flags[first:].any():
             return None
-        step, row = np.nonzero(flags[1:])
-        restarts = np.stack([step + 1, row, row], axis=1).astype(np.intp)
+        step, row = np.nonzero(flags[first:])
+        restarts = np.stack([step + first, row, row], axis=1).astype(np.intp)
         return Layout(restarts=np.ascontiguousarray(restarts))
 
     @property

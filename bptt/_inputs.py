@@ -10,7 +10,6 @@ from numpy.typing import ArrayLike, NDArray
 from bptt._forms import Form, Ragged, Rectangle, from_lengths, from_offsets, is_list
 from bptt._parts import Flow
 from bptt._recompute import as_bytes
-from bptt._tape import Tape
 from bptt._validation import (
     as_array,
     as_ids,
@@ -19,6 +18,7 @@ from bptt._validation import (
     as_size,
     check_shape,
 )
+from bptt.activations import Activation
 
 Array = NDArray[Any]
 
@@ -108,29 +108,29 @@ def as_budget(
 
 
 def as_flow(
-    tape: Tape,
-    clip_error: float | None,
-    clip_error_value: float | None,
-    record: bool,
+    clip_error: float | None, clip_error_value: float | None, record: bool
 ) -> Flow | None:
     """Return what is to be done with the error; None for nothing."""
     if clip_error is clip_error_value is None and not record:
         return None
-    flow = Flow(
+    return Flow(
         np.inf if clip_error is None else as_positive("clip_error", clip_error),
         np.inf
         if clip_error_value is None
         else as_positive("clip_error_value", clip_error_value),
     )
-    if not record:
-        return flow
-    bounded = np.isfinite(tape.activation.range).all()
-    shape = tape.x.shape[:2]
+
+
+def with_records(
+    flow: Flow, activation: Activation, shape: tuple[int, ...], H: int
+) -> Flow:
+    """Return a flow with room for what is measured, of the shape (T, B)."""
+    bounded = np.isfinite(activation.range).all()
     return flow._replace(
-        threshold=SATURATED * tape.activation.gamma if bounded else 0.0,
+        threshold=SATURATED * activation.gamma if bounded else 0.0,
         norms=np.empty(shape),
         saturated=np.empty(shape, np.int32),
-        dead=np.zeros(len(tape.V), np.int64),
+        dead=np.zeros(H, np.int64),
     )
 
 

@@ -240,7 +240,7 @@ def backward(
         da_next = None
         for i in range(leaves.count - 1, -1, -1):
             states = z if run.schedule is None else _states_of(run, leaves, i)
-            layout = _with_room(leaves.layout(i), H, dtype)
+            layout = with_room(leaves.layout(i), H, dtype)
             da_first = np.empty((leaves.rows(leaves.bounds(i)[0]), H), dtype)
             dz_start = np.empty_like(da_first)
             dz_i = _leaf_of(dz, run, leaves, i, states)
@@ -260,7 +260,7 @@ def backward(
                 _flow_of(flow, leaves, i),
             )  # fmt: skip
             da_next = da_first
-            _add_starts(dz0, V, layout)
+            add_starts(dz0, V, layout)
         if run.schedule is not None and run.schedule.slots == run.schedule.leaves:
             run.kept[:] = kept  # for another call
         if run.layout is None:
@@ -302,13 +302,14 @@ def _leaf_of(dz: Any, run: Run, leaves: Leaves, i: int, states: Array) -> Array 
     return value.reshape(t1 - t0, leaves.B, -1)
 
 
-def _with_room(layout: Layout | None, H: int, dtype: Any) -> Layout | None:
+def with_room(layout: Layout | None, H: int, dtype: Any) -> Layout | None:
+    """Return a layout with room for da of the steps after its restarts."""
     if layout is None or layout.restarts is None:
         return layout
     return layout._replace(da_starts=np.empty((len(layout.restarts), H), dtype))
 
 
-def _add_starts(dz0: Array, V: Array, layout: Layout | None) -> None:
+def add_starts(dz0: Array, V: Array, layout: Layout | None) -> None:
     """Add the gradients of the starts of a leaf, from its last to its first."""
     if layout is None or layout.restarts is None or layout.da_starts is None:
         return

@@ -15,7 +15,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from bptt import _backend, _runs
 from bptt._forms import is_list
-from bptt._inputs import as_budget, as_cells, as_flow, as_input, as_rows, as_starts
+from bptt._inputs import (
+    as_budget,
+    as_cells,
+    as_flow,
+    as_input,
+    as_rows,
+    as_starts,
+    with_records,
+)
 from bptt._tape import (
     ErrorFlow,
     Gradients,
@@ -252,9 +260,11 @@ def backward(
         )
     if dz is None and dz_last is None:
         raise ValueError("dz or dz_last must be given: a loss needs a gradient")
-    flow = as_flow(tape, clip_error, clip_error_value, record)
     x, W, V, z = tape.x, tape.W, tape.V, tape.z
     H, dtype, batched = len(V), W.dtype, tape.batched
+    flow = as_flow(clip_error, clip_error_value, record)
+    if flow is not None and record:
+        flow = with_records(flow, tape.activation, x.shape[:2], H)
     if isinstance(tape, _runs.Run):
         if out is not None:
             raise ValueError("out must be None with a tape of this kind")
@@ -296,7 +306,7 @@ def backward(
     _backend.kernels.backward(
         x, W, V, z, tape.activation, dz, dz_last, *arrays, None, None, flow
     )
-    return (grads, as_error_flow(flow, tape)) if record else grads
+    return (grads, as_error_flow(flow, batched)) if record else grads
 
 
 def _states(out: Tape | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:

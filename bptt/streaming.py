@@ -14,6 +14,9 @@ A source is one of
 - a function without arguments that returns a new iterator over chunks. An iterator
   cannot go back, and so is started again for each group of about sqrt(n) chunks;
 - an iterator over chunks, which is read once: for `forward`, or with ``keep=True``.
+
+Where sequences start anew is said by an array of all steps, in memory or a memmap, or
+by a function that is asked chunk by chunk.
 """
 
 from __future__ import annotations
@@ -25,15 +28,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bptt import _backend
-from bptt._inputs import as_input, as_rows
-from bptt._parts import Segment
+from bptt._forms import Rectangle
+from bptt._inputs import as_flow, as_input, as_rows, with_records
+from bptt._parts import Flow, Layout, Segment
+from bptt._runs import add_starts, with_room
 from bptt._sources import Source, StreamChangedError
-from bptt._tape import Gradients
-from bptt._validation import as_real, check_ndim, check_shape
+from bptt._tape import ErrorFlow, Gradients, as_error_flow
+from bptt._validation import as_array, as_real, check_ndim, check_shape
 from bptt.activations import Activation, as_activation
 
 Array = NDArray[Any]
 Loss = Callable[[int, Array], tuple[float, ArrayLike | None]]
+Resets = ArrayLike | Callable[[int, Array], ArrayLike] | None
 
 __all__ = ["StreamChangedError", "StreamResult", "forward", "gradients"]
 
@@ -63,6 +69,7 @@ def forward(
     z0: ArrayLike | None = None,
     *,
     activation: str | Activation = "tanh",
+    resets: Resets = None,
     steps: int | None = None,
     each: Callable[[int, Array], object] | None = None,
 ) -> Array:
@@ -74,6 +81,9 @@ def forward(
         See the text of this module.
     W, V, b, z0, activation
         As in `bptt.forward`.
+    resets : array_like of bool of shape (T, B), or (T,) for all, or callable, optional
+        As in `bptt.forward`. A function ``resets(start, x)`` returns those of a chunk
+        x, whose first step is step start + 1.
     steps : int, optional
         Steps of a chunk of an array.
     each : callable, optional
@@ -95,14 +105,14 @@ def forward(
     >>> forward(chunks, np.ones((3, 2)), np.eye(2)).shape
     (2,)
     """
-    layer = _Layer(W, V, b, z0, activation)
+    layer = _Layer(W, V, b, z0, activation, resets)
     start = 0
     for x in Source(source, steps, layer).read():
-        z = layer.run(x)
+        z = layer.run(x, layer.layout(start, x))
         if each is not None:
-            each(start, layer.view(z))
-        start += len(z) - 1
-    return layer.last()
+            each(start, layer.view(z)[1:])
+        start += len(x)
+    return layer.last(start)
 
 
 def gradients(
@@ -114,9 +124,13 @@ def gradients(
     z0: ArrayLike | None = None,
     *,
     activation: str | Activation = "tanh",
+    resets: Resets = None,
+    clip_error: float | None = None,
+    clip_error_value: float | None = None,
     steps: int | None = None,
     keep: bool = False,
     dx: Callable[[int, Array], object] | None = None,
+    record: Callable[[int, ErrorFlow], object] | None = None,
 ) -> StreamResult:
     """Return a loss over a source, and its exact gradients.
 
@@ -134,12 +148,18 @@ def gradients(
         once for each chunk, from the last to the first.
     W, V, b, z0, activation
         As in `bptt.forward`.
+    resets : array_like of bool of shape (T, B), or (T,) for all, or callable, optional
+        As in `bptt.streaming.forward`. A function is called twice for each chunk.
+    clip_error, clip_error_value : float, optional
+        As in `bptt.backward`.
     steps : int, optional
         Steps of a chunk of an array, rounded up to whole time chunks.
     keep : bool, default False
         Whether to keep the chunks of an iterator in memory.
     dx : callable, optional
         Called as ``dx(start, gradient)`` with the gradient of each chunk.
+    record : callable, optional
+        Called as ``record(start, flow)`` with the `ErrorFlow` of each chunk.
 
     Returns
     -------
@@ -162,7 +182,8 @@ def gradients(
     >>> gradients(chunks, loss, np.ones((3, 2)), np.eye(2)).grads.V.shape
     (2, 2)
     """
-    layer = _Layer(W, V, b, z0, activation)
+    layer = _Layer(W, V, b, z0, activation, resets)
+    flow = as_flow(clip_error, clip_error_value, record is not None)
     chunks = Source(source, steps, layer, keep=keep)
     if not chunks.again:
         raise ValueError(
@@ -172,27 +193,31 @@ def gradients(
     borders, starts = [], [0]
     for x in chunks.read():
         borders.append(layer.state)
-        starts.append(starts[-1] + len(layer.run(x)) - 1)
-    last = layer.last()
+        layer.run(x, layer.layout(starts[-1], x))
+        starts.append(starts[-1] + len(x))
+    last = layer.last(starts[-1])
     borders.append(layer.state)
 
     back = _Backward(layer, starts[-1])
     total = 0.0
     for i, x in chunks.read_back(len(borders) - 1):
-        layer.state = borders[i]
-        z = layer.run(x)
-        if len(z) - 1 != starts[i + 1] - starts[i] or (
-            layer.state.tobytes() != borders[i + 1].tobytes()
-        ):
+        layer.state, steps = borders[i], starts[i + 1] - starts[i]
+        layout = layer.layout(starts[i], x) if len(x) == steps else None
+        z = layer.run(x, layout)
+        if len(x) != steps or layer.state.tobytes() != borders[i + 1].tobytes():
             raise StreamChangedError(
                 f"source must give the same chunks when it is read again; "
                 f"chunk {i} is another one"
             )
-        value, dz = loss(starts[i], layer.view(z))
+        value, dz = loss(starts[i], layer.view(z)[1:])
         total += float(value)
-        gradient = back.run(x, z, dz, dx is not None)
+        if record is not None and flow is not None:
+            flow = with_records(flow, layer.activation, x.shape[:2], layer.H)
+        gradient = back.run(x, z, dz, dx is not None, layout, flow)
         if dx is not None and gradient is not None:
             dx(starts[i], gradient)
+        if record is not None and flow is not None:
+            record(starts[i], as_error_flow(flow, layer.batched))
     return StreamResult(total, back.gradients(), last)
 
 
@@ -206,6 +231,7 @@ class _Layer:
         b: ArrayLike | None,
         z0: ArrayLike | None,
         activation: str | Activation,
+        resets: Resets,
     ) -> None:
         self.W = as_real("W", W, contiguous=False)
         check_ndim("W", self.W, "(I, H)")
@@ -216,8 +242,16 @@ class _Layer:
         if self.b is not None:
             check_shape("b", self.b, "(H,)", (self.H,))
         self.z0, self.activation = z0, as_activation(activation)
+        self.resets: Array | Callable[[int, Array], ArrayLike] | None = None
+        if callable(resets):
+            self.resets = resets
+        elif resets is not None:
+            self.resets = as_array("resets", resets)
+            if self.resets.ndim not in (1, 2):
+                shape = self.resets.shape
+                raise ValueError(f"resets must have shape (T, B) or (T,), got {shape}")
         self.B, self.batched = -1, True  # known from the first chunk on
-        self.state: Array = np.empty((0, self.H), self.W.dtype)
+        self.state = self.initial = np.empty((0, self.H), self.W.dtype)
 
     def read(self, x: ArrayLike) -> Array:
         """Return a chunk as (t, B, I), or ids (t, B)."""
@@ -229,26 +263,50 @@ class _Layer:
             if self.z0 is not None:
                 rows = as_rows("z0", self.z0, B, self.H, self.W.dtype, batched)
                 self.state = rows.copy()
+            self.initial = self.state
         elif (B, batched) != (self.B, self.batched):
             raise ValueError(f"source must give chunks of one B, got {self.B} and {B}")
         return cells
 
-    def run(self, x: Array) -> Array:
+    def layout(self, start: int, x: Array) -> Layout | None:
+        """Return where the sequences of a chunk start anew."""
+        if self.resets is None:
+            return None
+        form = Rectangle(len(x), self.B, self.batched)
+        if isinstance(self.resets, np.ndarray):
+            if len(self.resets) < start + len(x):
+                self._check_steps(f"{start + len(x)} or more")
+            flags = form.flags("resets", self.resets[start : start + len(x)])
+        else:
+            flags = form.flags("resets(start, x)", self.resets(start, self.view(x)))
+        layout = form.layout(flags, first=int(start == 0))
+        return None if layout is None else layout._replace(starts=self.initial)
+
+    def _check_steps(self, steps: object) -> None:
+        if isinstance(self.resets, np.ndarray) and len(self.resets) != steps:
+            raise ValueError(
+                f"resets must have as many steps as the source, {steps}, "
+                f"got {len(self.resets)}"
+            )
+
+    def run(self, x: Array, layout: Layout | None) -> Array:
         """Run forward over a chunk from the state before it; return all its states."""
         z = np.empty((len(x) + 1, self.B, self.H), self.W.dtype)
         z[0] = self.state
-        _backend.kernels.forward(x, self.W, self.V, self.b, z, self.activation)
+        _backend.kernels.forward(x, self.W, self.V, self.b, z, self.activation, layout)
         z.flags.writeable = False
         self.state = z[-1].copy()
         return z
 
-    def view(self, z: Array) -> Array:
-        """Return the states of a chunk in the form of x."""
-        return z[1:] if self.batched else z[1:, 0]
+    def view(self, array: Array) -> Array:
+        """Return an array (t, B, ...) in the form of the chunks."""
+        return array if self.batched else array[:, 0]
 
-    def last(self) -> Array:
+    def last(self, steps: int) -> Array:
+        """Return the state after the last of all steps."""
         if self.B < 0:
             raise ValueError("source must give at least one chunk")
+        self._check_steps(steps)
         return self.state if self.batched else self.state[0]
 
 
@@ -260,13 +318,22 @@ class _Backward:
         dtype, I, H = layer.W.dtype, layer.I, layer.H
         self.dW, self.dV = np.zeros((I, H), dtype), np.zeros((H, H), dtype)
         self.db = None if layer.b is None else np.zeros(H, dtype)
-        self.dz0 = np.zeros((layer.B, H), dtype)
+        self.dz0: Array | None = None  # of the starts in mid-course, if there are any
+        self.dz_start = np.zeros((layer.B, H), dtype)
         self.da_next: Array | None = None
         self.steps = _backend.kernels.chunk_steps(
             max(1, T), max(1, layer.B), I, H, dtype.itemsize
         )
 
-    def run(self, x: Array, z: Array, dz: Any, need_x_grad: bool) -> Array | None:
+    def run(
+        self,
+        x: Array,
+        z: Array,
+        dz: Any,
+        need_x_grad: bool,
+        layout: Layout | None,
+        flow: Flow | None,
+    ) -> Array | None:
         """Run back over a chunk; return the gradient of x."""
         layer = self.layer
         dtype, T, (B, H) = z.dtype, len(x), z.shape[1:]
@@ -274,7 +341,7 @@ class _Backward:
         dz_last = None
         if dz is not None:
             dz = as_real("dz", dz, dtype)
-            shape = layer.view(z).shape
+            shape = layer.view(z)[1:].shape
             if dz.shape == shape[1:]:
                 dz, dz_last = None, dz.reshape(B, H)
             else:
@@ -282,13 +349,18 @@ class _Backward:
                 dz = dz.reshape(T, B, H)
         if T and B:
             da_first = np.empty((B, H), dtype)
+            layout = with_room(layout, H, dtype)
             segment = Segment(
                 self.steps, self.da_next is not None, self.da_next, da_first
             )
             _backend.kernels.backward(
                 x, layer.W, layer.V, z, layer.activation, dz, dz_last,
-                self.dW, self.dV, self.db, self.dz0, dx, None, segment,
+                self.dW, self.dV, self.db, self.dz_start, dx, layout, segment, flow,
             )  # fmt: skip
+            if layout is not None:
+                if self.dz0 is None:
+                    self.dz0 = np.zeros((B, H), dtype)
+                add_starts(self.dz0, layer.V, layout)
             self.da_next = da_first
         elif T == 0 and dz_last is not None and dz_last.any():
             raise ValueError("dz must be None or zero for a chunk without steps")
@@ -297,5 +369,6 @@ class _Backward:
         return dx[:, 0]
 
     def gradients(self) -> Gradients:
-        dz0 = self.dz0 if self.layer.batched else self.dz0[0]
+        dz0 = self.dz_start if self.dz0 is None else self.dz0 + self.dz_start
+        dz0 = dz0 if self.layer.batched else dz0[0]
         return Gradients(self.dW, self.dV, self.db, dz0, None)
