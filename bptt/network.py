@@ -229,14 +229,16 @@ class Network:
         x: ArrayLike,
         target: ArrayLike,
         *,
+        lengths: ArrayLike | None = None,
         seed: initializers.Seed = None,
     ) -> tuple[float, NetworkGradients | StackGradients]:
         """Return the loss of the next piece of a walk, and gradients of its window."""
         generator = initializers.as_generator(seed) if self.stack.dropout else None
         self._check()
-        rows = window.forward(self.params, x, generator)
+        z, tape = window.forward(self.params, x, generator, lengths)
+        rows, target = self._rows(z, tape), targets_of(tape, self.readout, target)
         loss, dU, dc, drows = read_back(self.params, rows, self.loss, target)
-        grads = window.backward(drows)
+        grads = window.backward(spread(tape, drows))
         assert isinstance(window.state, np.ndarray)
         self._keep(window.state)
         return loss, with_readout(grads, dU, dc)

@@ -147,7 +147,7 @@ def _updates(
             if tape is not None:
                 window.follow(tape)
                 tape = None
-            z = window.forward(params, x)
+            z, _ = window.forward(params, x)
             value, dz = loss(z, target)
             named, dz0, _ = window.backward(_as_dz(dz, z))
             grads = Gradients(named["W"], named["V"], named.get("b"), dz0[0], None)
