@@ -8,7 +8,6 @@ and its mirror, and the state that a stateful network keeps.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -16,11 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from bptt import _parameters, initializers, losses, serialization
+from bptt import _network_file, _parameters, initializers, losses, serialization
 from bptt._omega import with_omega
 from bptt._parameters import Init, Shapes
 from bptt._readout import (
-    PARAMETERS,
     NetworkGradients,
     last_of,
     read,
@@ -35,13 +33,10 @@ from bptt._validation import as_positive, as_size, check_choice
 from bptt._window import Window
 from bptt.activations import Activation
 from bptt.rnn import as_stack
-from bptt.serialization import ModelFileError, reading
 
 Array = NDArray[Any]
 
 READOUTS = ("every", "last")
-
-_FORMAT = "bptt.Network 1"
 
 
 class Network:
@@ -330,24 +325,7 @@ class Network:
     def contents(self) -> tuple[dict[str, Array], dict[str, str]]:
         """Return the arrays and the metadata that make a file of this network."""
         self._check()
-        config: dict[str, Any] = {
-            "sizes": [self.input_size, self.hidden_size, self.output_size],
-            "activation": self.activation.__reduce__()[1],
-            "loss": self.loss,
-            "readout": self.readout,
-            "stateful": self.stateful,
-            "dtype": self.dtype.name,
-        }
-        # The file of a single layer is what it was before there were more.
-        if self.stack.cells > 1:
-            config["num_layers"] = self.stack.num_layers
-            config["bidirectional"] = self.stack.directions == 2
-            config["dropout"] = self.stack.dropout
-        return dict(self.params), {
-            "format": _FORMAT,
-            "network": json.dumps(config),
-            "metadata": json.dumps(self.metadata),
-        }
+        return _network_file.contents(self)
 
     @classmethod
     def from_contents(
@@ -357,23 +335,7 @@ class Network:
         metadata: Mapping[str, str],
     ) -> Network:
         """Return the network of a file's contents; path is for messages alone."""
-        if metadata.get("format") != _FORMAT:
-            raise ModelFileError(
-                f"{os.fspath(path)} is not a model file of this version of bptt: "
-                f"its format is {metadata.get('format')!r}, not {_FORMAT!r}"
-            )
-        with reading(path):
-            config = dict(json.loads(metadata["network"]))
-            network = cls(
-                *config.pop("sizes"),
-                activation=Activation(*config.pop("activation")),
-                init=_parameters.saved(arrays, PARAMETERS),
-                **config,
-            )
-            network.metadata = json.loads(metadata["metadata"])
-            if not isinstance(network.metadata, dict):
-                raise TypeError("its metadata are no JSON object")
-        return network
+        return _network_file.from_contents(cls, path, arrays, metadata)
 
     def __repr__(self) -> str:
         layers = "".join(f", {part}" for part in self.stack.parts())

@@ -27,7 +27,7 @@ LEVELS = [
     {"flow", "initializers", "losses", "schedules"},
     {"_directions", "_parameters", "optimizers", "serialization"},
     {"_omega", "_readout", "_stack"},
-    {"rnn", "_window"},
+    {"_network_file", "rnn", "_window"},
     {"network", "truncation"},
     {"_interrupts", "data", "history", "network_flow"},
     {"_progress", "_walk"},
