@@ -130,7 +130,7 @@ class Ragged:
 
     def _flat(self, name: str, value: Any, K: int, dtype: Any) -> Array:
         if self.name == "list":
-            items = _as_list(name, value, self.S)
+            items = as_list(name, value, self.S)
             arrays = [as_real(f"{name}[{i}]", a, dtype) for i, a in enumerate(items)]
             for i, array in enumerate(arrays):
                 shape = (int(self.lengths[i]), K)
@@ -159,7 +159,7 @@ class Ragged:
     def flags(self, name: str, value: Any) -> Array:
         """Return booleans per cell, (N,), from the caller's form."""
         if self.name == "list":
-            items = [_as_flags(name, a) for a in _as_list(name, value, self.S)]
+            items = [_as_flags(name, a) for a in as_list(name, value, self.S)]
             for i, item in enumerate(items):
                 check_shape(f"{name}[{i}]", item, "(T,)", (int(self.lengths[i]),))
             flat = np.concatenate(items) if items else np.empty(0, bool)
@@ -268,7 +268,8 @@ def _in_order(events: Array) -> Array | None:
     return np.ascontiguousarray(events[order], np.intp)
 
 
-def _as_list(name: str, value: Any, count: int) -> Sequence[Any]:
+def as_list(name: str, value: Any, count: int) -> Sequence[Any]:
+    """Return a list of as many arrays as there are sequences."""
     if not isinstance(value, (list, tuple)) or len(value) != count:
         came = (
             f"{len(value)}"

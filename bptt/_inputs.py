@@ -39,11 +39,9 @@ def as_cells(
     if is_list(x):
         if lengths is not None or offsets is not None:
             raise ValueError("x must be an array with lengths or offsets, got a list")
-        items = [_as_sequence(f"x[{i}]", a, I, dtype) for i, a in enumerate(x)]
-        if len({a.ndim for a in items}) > 1:
-            raise ValueError("x must be a list of arrays of one kind, features or ids")
-        form = Ragged("list", np.array([len(a) for a in items], np.intp))
-        return _checked(form.cells_of(np.concatenate(items)), I), form
+        values, counts = as_values(x, I, dtype)
+        form = Ragged("list", counts)
+        return _checked(form.cells_of(values), I), form
     if offsets is not None:
         values = _as_sequence("x", x, I, dtype)
         form = Ragged("values", from_offsets(offsets, len(values)))
@@ -64,6 +62,14 @@ def as_cells(
         return _checked(x, I), Rectangle(T, B, True)
     form = Ragged("padded", counts, T)
     return _checked(form.cells_of(x.reshape(T * B, *x.shape[2:])), I), form
+
+
+def as_values(x: Any, I: int, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+    """Return a list of sequences one after another, (N, I) or ids (N,), and lengths."""
+    items = [_as_sequence(f"x[{i}]", a, I, dtype) for i, a in enumerate(x)]
+    if len({a.ndim for a in items}) > 1:
+        raise ValueError("x must be a list of arrays of one kind, features or ids")
+    return np.concatenate(items), np.array([len(a) for a in items], np.intp)
 
 
 def _checked(cells: Array, I: int) -> Array:

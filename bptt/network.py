@@ -29,10 +29,10 @@ from bptt._readout import (
     with_readout,
 )
 from bptt._stack import StackGradients, StackTape, States, batch_shape
+from bptt._stack_inputs import as_stack
 from bptt._validation import as_positive, as_size, check_choice
 from bptt._window import Window
 from bptt.activations import Activation
-from bptt.rnn import as_stack
 
 Array = NDArray[Any]
 

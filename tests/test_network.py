@@ -7,8 +7,8 @@ import pytest
 from tolerances import COMPLEX_STEP, assert_within, loss_bound
 
 import bptt
-from bptt.initializers import get
 from bptt._readout import PARAMETERS
+from bptt.initializers import get
 from bptt.network import Network, NetworkGradients
 
 STEP = 1e-30
