@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bptt import initializers
-from bptt._forms import from_lengths
+from bptt._forms import from_lengths, is_list
 from bptt._readout import NetworkGradients
 from bptt._stack import StackGradients, States
 from bptt._validation import as_array
@@ -118,6 +118,11 @@ class Walk:
     def _batch(self, index: int) -> Batch:
         name = f"batches({index})"
         batch = as_batch(f"{name} must return", self.batches(index))
+        if is_list(batch.x):
+            raise ValueError(
+                f"k1 must be None for lists of sequences, got {self.k1}; "
+                "bptt.data.pad puts them side by side"
+            )
         x, target = as_array("x", batch.x), as_array("target", batch.target)
         if not x.ndim or not target.ndim or len(x) != len(target):
             raise ValueError(

@@ -27,12 +27,12 @@ class Batch(NamedTuple):
 
     Attributes
     ----------
-    x : array_like of shape (T, B, I), or of token ids (T, B)
-    target : array_like
+    x : array_like of shape (T, B, I), or of token ids (T, B), or list
+    target : array_like, or list
     lengths : array_like of integers of shape (B,), or None
         How many steps of each sequence are no padding.
     resets : array_like of bool of shape (T, B), or None
-        Where a sequence starts anew.
+        Where a sequence starts anew. In the form of x.
     """
 
     x: Any

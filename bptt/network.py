@@ -152,12 +152,12 @@ class Network:
 
     def loss_and_gradients(
         self,
-        x: ArrayLike,
-        target: ArrayLike,
+        x: Any,
+        target: Any,
         z0: ArrayLike | None = None,
         *,
         lengths: ArrayLike | None = None,
-        resets: ArrayLike | None = None,
+        resets: Any = None,
         need_x_grad: bool = False,
         omega: float | None = None,
         seed: initializers.Seed = None,
@@ -167,7 +167,8 @@ class Network:
         Parameters
         ----------
         x : array_like of shape (T, B, I) or (T, I), or of integers (T, B) or (T,)
-            The input, time first, or token ids from 0 to I - 1.
+            The input, time first, or token ids from 0 to I - 1. Or a list of sequences
+            of their own lengths, (T, I) or (T,) each, and target a list too.
         target : array_like
             What `bptt.losses` takes beside f: class ids of shape (T, B) for
             cross_entropy, else numbers of shape (T, B, O); without T where the readout
@@ -214,15 +215,15 @@ class Network:
         self._keep(tape.z_last)
         return loss, with_readout(grads, dU, dc)
 
-    def initial_states(self, x: ArrayLike) -> States:
+    def initial_states(self, x: Any) -> States:
         """Return where a walk starts: where `predict` does without z0."""
         return self.stack.states(x, self._start(x, None))
 
     def learn_piece(
         self,
         window: Window,
-        x: ArrayLike,
-        target: ArrayLike,
+        x: Any,
+        target: Any,
         *,
         lengths: ArrayLike | None = None,
         seed: initializers.Seed = None,
@@ -240,18 +241,18 @@ class Network:
 
     def predict(
         self,
-        x: ArrayLike,
+        x: Any,
         z0: ArrayLike | None = None,
         *,
         lengths: ArrayLike | None = None,
-        resets: ArrayLike | None = None,
-    ) -> Array:
+        resets: Any = None,
+    ) -> Any:
         """Return the readout f = z U + c: predictions, or logits of the classes.
 
         Parameters
         ----------
         x : array_like of shape (T, B, I) or (T, I), or of integers (T, B) or (T,)
-            The input, time first, or token ids from 0 to I - 1.
+            The input, time first, or token ids from 0 to I - 1, or a list, as above.
         z0 : array_like of shape (B, H) or (H,), optional
             Initial state; the default is 0, or the kept state of a stateful network.
         lengths, resets : array_like, optional
@@ -261,7 +262,7 @@ class Network:
         -------
         f : ndarray of shape (T, B, O), (B, O), (T, O) or (O,)
             Without T where the readout is "last", without B for one sequence. 0 in the
-            padding.
+            padding. Of a list, a list of (T, O) where the readout is "every".
 
         Raises
         ------
@@ -271,16 +272,16 @@ class Network:
         z, tape = self._forward(x, self._start(x, z0), lengths, resets)
         f = read(self.params, self._rows(z, tape))
         self._keep(tape.z_last)
-        return f if self.readout == "last" else spread(tape, f)
+        return f if self.readout == "last" else tape.order.split(spread(tape, f))
 
     def evaluate(
         self,
-        x: ArrayLike,
-        target: ArrayLike,
+        x: Any,
+        target: Any,
         z0: ArrayLike | None = None,
         *,
         lengths: ArrayLike | None = None,
-        resets: ArrayLike | None = None,
+        resets: Any = None,
     ) -> float:
         """Return the loss alone, starting in z0, by default 0.
 
@@ -355,7 +356,7 @@ class Network:
         """Refuse parameters that are none of this network; anyone may replace them."""
         _parameters.check(self.params, self._shapes(), self.dtype)
 
-    def _start(self, x: ArrayLike, z0: ArrayLike | None) -> ArrayLike | None:
+    def _start(self, x: Any, z0: ArrayLike | None) -> ArrayLike | None:
         """Return the initial state: z0, or the kept one of a stateful network."""
         if z0 is not None or not self.stateful or self.state is None:
             return z0
@@ -369,10 +370,10 @@ class Network:
 
     def _forward(
         self,
-        x: ArrayLike,
+        x: Any,
         z0: ArrayLike | None,
         lengths: ArrayLike | None = None,
-        resets: ArrayLike | None = None,
+        resets: Any = None,
         generator: np.random.Generator | None = None,
     ) -> tuple[Array, StackTape]:
         self._check()

@@ -109,6 +109,14 @@ def test_sequences_of_their_own_lengths_and_resets(kind, readout, rng):
     same_bits(trained, network)
     loss = network.evaluate(x, target, lengths=lengths)
     assert history.validation == [(20, loss)]
+    listed = [x[:n, row] for row, n in enumerate(lengths)]
+    targets = target
+    if readout == "every":
+        targets = [target[:n, row] for row, n in enumerate(lengths)]
+    by_lists = fresh()
+    history = train(by_lists, (listed, targets), optimizer=SGD(0.1), steps=1)
+    first, _ = fresh().loss_and_gradients(listed, targets)
+    assert history.loss.tolist() == [first]
     whole = Batch(x, target, lengths, resets)
     history = train(fresh(), whole, optimizer=Adam(0.01), epochs=1, validation=whole)
     first, _ = fresh().loss_and_gradients(x, target, lengths=lengths, resets=resets)

@@ -208,6 +208,7 @@ def test_ids_in_the_padding_may_be_anything():
         (batch_of(0, LENGTHS[:4].repeat([1, 1, 1, 2]) + 1), "lengths must be from 0 to T = 22, got 23"),
         ((*batch_of(0)[:2], LENGTHS[:3]), "lengths must have shape (B,) = (5,), got (3,)"),
         ((np.ones((T, I)), np.ones((T, O)), [3]), "x must have shape (T, B, I) or (T, B) with lengths, got (22, 4) in batches(0)"),
+        (([np.ones((3, I))] * 2, [np.ones((3, O))] * 2), "k1 must be None for lists of sequences, got 4; bptt.data.pad puts them side by side"),
         (Batch(*batch_of(0), np.zeros((T, B), bool)), "k1 must be None for batches with resets, got 4 and batches(0) with resets; begin another batch instead"),
     ],
 )  # fmt: skip
