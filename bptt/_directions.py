@@ -85,7 +85,11 @@ class Order:
     counts : ndarray of shape (S,), or None
         The lengths of sequences that stand one after another.
     reversal : Reversal
+    reset_states : sequence of array_like, or None
+        Of each cell.
     """
+
+    reset_states: Sequence[ArrayLike] | Array | None = None
 
     def __init__(
         self,
@@ -125,9 +129,14 @@ class Order:
                 shape = (len(self._resets), x.shape[1])
                 self._resets = np.broadcast_to(self._resets[:, np.newaxis], shape)
 
-    def options(self, direction: int) -> dict[str, Any]:
+    @property
+    def resets(self) -> Array | None:
+        """Where sequences start anew, in their own order of time."""
+        return self._resets
+
+    def options(self, direction: int, cell: int) -> dict[str, Any]:
         """Return what `bptt.forward` has to be told."""
-        options = {}
+        options: dict[str, Any] = {}
         if self._lengths is not None:
             options["lengths"] = self._lengths
         if self._offsets is not None:
@@ -135,6 +144,8 @@ class Order:
         if self._resets is not None:
             turned = self.reversal.resets if direction else np.asarray
             options["resets"] = turned(self._resets)
+        if self.reset_states is not None:
+            options["reset_state"] = self.reset_states[cell]
         return options
 
     def joined(

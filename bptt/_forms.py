@@ -54,15 +54,19 @@ class Rectangle:
         check_shape(name, array, letters, (self.T, *self.rows))
         return array.reshape(self.T, self.B)
 
-    def layout(self, flags: Array | None, first: int = 1) -> Layout | None:
+    def layout(
+        self, flags: Array | None, first: int = 1, *, apart: bool = False
+    ) -> Layout | None:
         """Return the layout of the steps, or None where there is nothing to say.
 
         A run starts at its first step anyway; with first = 0 it goes on from another.
+        With apart the starts of resets are S rows of their own after the initial ones.
         """
         if flags is None or not flags[first:].any():
             return None
         step, row = np.nonzero(flags[first:])
-        restarts = np.stack([step + first, row, row], axis=1).astype(np.intp)
+        start = row + apart * self.S
+        restarts = np.stack([step + first, row, start], axis=1).astype(np.intp)
         return Layout(restarts=np.ascontiguousarray(restarts))
 
     @property
@@ -173,8 +177,13 @@ class Ragged:
                 check_shape(name, flat, "(N,)", (self.cells,))
         return np.take(flat.reshape(-1), self.place)
 
-    def layout(self, flags: Array | None) -> Layout:
-        """Return the layout of the steps: slots that end, and rows that start anew."""
+    def layout(
+        self, flags: Array | None, first: int = 1, *, apart: bool = False
+    ) -> Layout:
+        """Return the layout of the steps: slots that end, and rows that start anew.
+
+        With first = 0 a sequence may start anew at its first step too.
+        """
         sequences = np.flatnonzero(self.lengths)
         row, start = self._row[sequences], self._start[sequences]
         last = start + self.lengths[sequences] - 1
@@ -183,10 +192,14 @@ class Ragged:
         if flags is not None:
             cell = np.flatnonzero(flags)
             step = np.searchsorted(self.offsets, cell, "right") - 1
-            inner = step > self._start[self.sequence[cell]]
-            cell, step = cell[inner], step[inner]
+            index = step - self._start[self.sequence[cell]]
+            if first == 0:
+                # A sequence that follows another in its slot starts once.
+                anew = self.sequence[cell[index == 0]]
+                restarts = restarts[~np.isin(restarts[:, 2], anew)]
+            cell, step = cell[index >= first], step[index >= first]
             rows = cell - self.offsets[step] + self._ended[step]
-            more = np.stack([step, rows, self.sequence[cell]], axis=1)
+            more = np.stack([step, rows, self.sequence[cell] + apart * self.S], axis=1)
             restarts = np.concatenate([restarts, more])
         ends = np.stack([last, row, sequences], axis=1)
         return Layout(self.offsets, restarts=_in_order(restarts), ends=_in_order(ends))

@@ -101,6 +101,18 @@ def as_starts(z0: Any, form: Form, H: int, dtype: np.dtype[Any]) -> Array:
     return as_rows("z0", z0, form.S, H, dtype, form.batched)
 
 
+def as_reset_state(
+    value: Any, form: Form, H: int, dtype: np.dtype[Any]
+) -> Array | None:
+    """Return the state that each sequence starts from at resets, (S, H), if given."""
+    if value is None:
+        return None
+    array = as_real("reset_state", value, dtype)
+    if array.shape == (H,):
+        return np.repeat(array[np.newaxis], form.S, axis=0)
+    return as_rows("reset_state", array, form.S, H, dtype, form.batched)
+
+
 def as_budget(
     memory: int | str | None, checkpoint: int | None
 ) -> tuple[int | None, int | None]:

@@ -126,13 +126,16 @@ def forward(
     activation: Activation,
     form: Form,
     flags: Array | None,
+    reset_state: Array | None,
     memory: int | None,
     checkpoint: int | None,
 ) -> tuple[Any, Run]:
     """Run forward over x in cells, from z0 (S, H); return the states, and the tape."""
-    layout = form.layout(flags)
+    apart = reset_state is not None
+    layout = form.layout(flags, 0 if apart else 1, apart=apart)
     if layout is not None:
-        layout = layout._replace(starts=z0)
+        starts = z0 if reset_state is None else np.concatenate([z0, reset_state])
+        layout = layout._replace(starts=starts)
     T, B, (I, H) = form.T, form.B, W.shape
     z_end = z0.copy()
     arguments = (x, W, V, b)
@@ -315,8 +318,10 @@ def add_starts(dz0: Array, V: Array, layout: Layout | None) -> None:
         return
     dz = np.empty_like(layout.da_starts)
     _backend.kernels.state_backward(V, layout.da_starts, dz)
+    # Those of z0: a state of resets is a constant.
+    mine = layout.restarts[:, 2] < len(dz0)
     # One after another in this order, which is that of a run in one piece.
-    np.add.at(dz0, layout.restarts[::-1, 2], dz[::-1])
+    np.add.at(dz0, layout.restarts[mine][::-1, 2], dz[mine][::-1])
 
 
 def _flow_of(flow: Flow | None, leaves: Leaves, i: int) -> Flow | None:

@@ -120,26 +120,30 @@ class Stack:
         return parts + [f"dropout={self.dropout:g}"] * (self.dropout > 0)
 
     def as_states(
-        self, x: Any, z0: ArrayLike, offsets: ArrayLike | None = None
+        self, name: str, x: Any, value: ArrayLike, offsets: ArrayLike | None = None
     ) -> Array:
-        """Return initial states (L, B, H), or (L, H) of one sequence, checked."""
-        z0 = as_real("z0", z0, self.dtype)
+        """Return states (L, B, H), or (L, H) of one sequence, checked."""
+        value = as_real(name, value, self.dtype)
         B = batch_shape(x)
         if offsets is not None:
             B = (len(np.ravel(offsets)) - 1,)
         elif not is_list(x):
             x = as_array("x", x)
             if x.ndim + (x.dtype.kind in "iu") not in (2, 3):
-                return z0  # what is wrong is x
+                return value  # what is wrong is x
         letters = "(L, B, H)" if B else "(L, H)"
-        check_shape("z0", z0, letters, (self.cells, *B, self.hidden_size))
-        return z0
+        check_shape(name, value, letters, (self.cells, *B, self.hidden_size))
+        return value
+
+    def zeros(self) -> Array:
+        """Return the state 0 of each cell, for all sequences, (L, H)."""
+        return np.zeros((self.cells, self.hidden_size), self.dtype)
 
     def states(self, x: Any, z0: ArrayLike | None) -> States:
         """Return initial states for `forward`; of a single cell (B, H) or (H,)."""
         if z0 is None:
             return None
-        return [z0] if self.cells == 1 else self.as_states(x, z0)
+        return [z0] if self.cells == 1 else self.as_states("z0", x, z0)
 
     def forward(
         self,
@@ -150,6 +154,7 @@ class Stack:
         lengths: ArrayLike | None = None,
         offsets: ArrayLike | None = None,
         resets: Any = None,
+        reset_state: States = None,
         generator: np.random.Generator | None = None,
         budget: Mapping[str, Any] = NOTHING,
     ) -> tuple[Array, StackTape]:
@@ -159,11 +164,13 @@ class Stack:
         states that each cell keeps, z are its last ones.
         """
         x, order = in_order(x, lengths, resets, offsets, self.input_size, self.dtype)
+        if reset_state is not None:
+            order.reset_states = reset_state
         shape = (*x.shape[: x.ndim - (x.dtype.kind not in "iu")], self.width)
         if self.cells == 1:
             first = None if z0 is None else z0[0]
             cell = self._cell(params, 0)
-            options = {**order.options(0), **budget}
+            options = {**order.options(0, 0), **budget}
             z, tape = forward(x, *cell, first, activation=self.activation, **options)
             z_last = tape.z_last[np.newaxis]
             z = z_last if budget else z
@@ -256,7 +263,7 @@ class Stack:
                 *self._cell(params, cell),
                 None if z0 is None else z0[cell],
                 activation=self.activation,
-                **{**order.options(d), **budget},
+                **{**order.options(d, cell), **budget},
             )
 
         return [run(0)] if self.directions == 1 else both(run, *self._work(x, layer))

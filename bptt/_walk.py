@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bptt import initializers
-from bptt._forms import from_lengths, is_list
+from bptt._forms import Rectangle, from_lengths, is_list
 from bptt._readout import NetworkGradients
 from bptt._stack import StackGradients, States
 from bptt._validation import as_array
@@ -68,14 +68,16 @@ class Walk:
                     f"batches(0), got {len(whole.x)}"
                 )
             self._index, self._whole = index, whole
-        x, target, lengths, _ = self._whole
+        x, target, lengths, resets = self._whole
         first = piece * self.k1
         x, target = x[first : first + self.k1], target[first : first + self.k1]
         if lengths is not None:
             lengths = np.clip(lengths - first, 0, len(x))
             if (lengths == len(x)).all():
                 lengths = None
-        return Batch(x, target, lengths)
+        if resets is not None:
+            resets = resets[first : first + self.k1]
+        return Batch(x, target, lengths, resets)
 
     def loss_and_gradients(
         self, step: int, piece: Batch, seed: initializers.Seed
@@ -85,7 +87,12 @@ class Walk:
             self.window.start(self.network.initial_states(piece.x))
         self._before = self.window.state
         return self.network.learn_piece(
-            self.window, piece.x, piece.target, lengths=piece.lengths, seed=seed
+            self.window,
+            piece.x,
+            piece.target,
+            lengths=piece.lengths,
+            resets=piece.resets,
+            seed=seed,
         )
 
     def forget(self) -> None:
@@ -129,17 +136,17 @@ class Walk:
                 f"{name} must have as many targets as steps, "
                 f"got shapes {x.shape} and {target.shape}"
             )
-        if batch.resets is not None:
-            raise ValueError(
-                f"k1 must be None for batches with resets, got {self.k1} and {name} "
-                "with resets; begin another batch instead"
-            )
-        lengths = batch.lengths
+        lengths, resets = batch.lengths, batch.resets
+        batched = x.ndim + (x.dtype.kind in "iu") == 3  # an id stands for a row
+        if resets is not None:
+            form = Rectangle(len(x), x.shape[1] if batched else 1, batched)
+            resets = form.flags("resets", resets)
+            resets = resets if batched else resets[:, 0]
         if lengths is not None:
-            if x.ndim + (x.dtype.kind in "iu") != 3:  # an id stands for a row
+            if not batched:
                 raise ValueError(
                     "x must have shape (T, B, I) or (T, B) with lengths, "
                     f"got {x.shape} in {name}"
                 )
             lengths = from_lengths(lengths, *x.shape[:2])
-        return Batch(x, target, lengths)
+        return Batch(x, target, lengths, resets)

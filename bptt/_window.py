@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bptt._directions import Order
-from bptt._forms import Ragged
+from bptt._forms import Ragged, Rectangle
 from bptt._runs import Run
 from bptt._stack import Stack, StackGradients, StackTape, States
 from bptt._validation import as_ids
@@ -64,8 +64,12 @@ class Window:
         x: ArrayLike,
         generator: np.random.Generator | None = None,
         lengths: ArrayLike | None = None,
+        resets: ArrayLike | None = None,
     ) -> tuple[Array, StackTape]:
-        """Read the next piece; return the states of the last layer, and its tape."""
+        """Read the next piece; return the states of the last layer, and its tape.
+
+        Resets start from 0, and go with all pieces of a sequence or with none.
+        """
         whole = np.shape(x)[0] >= self.k2
         if whole:
             # It leaves nothing of those before, whose memory is free for it.
@@ -73,7 +77,13 @@ class Window:
         elif not self._kept and self._tape is not None:
             self._keep(self._tape)
         z, tape = self.stack.forward(
-            params, x, self.state, lengths=lengths, generator=generator
+            params,
+            x,
+            self.state,
+            lengths=lengths,
+            resets=resets,
+            reset_state=None if resets is None else self.stack.zeros(),
+            generator=generator,
         )
         if not whole:
             self._keep(tape)
@@ -121,6 +131,8 @@ class Window:
             shapes[f"z.{cell}"] = (n, B, H)
             if cell and stack.dropout:
                 shapes[f"mask.{cell - 1}"] = (n - 1, B, H)
+        if "resets" in arrays:
+            shapes["resets"] = (n - 1, B)
         if wrong := sorted(arrays.keys() ^ {"state", *shapes}):
             what = "not wanted" if wrong[0] in arrays else "missing"
             raise ValueError(f"window.{wrong[0]} is {what}")
@@ -136,7 +148,7 @@ class Window:
             array, dtype = arrays[name], stack.dtype
             if name == "x.0" and array.ndim == 2:
                 dtype = np.dtype(np.intp)
-            elif name.startswith("mask"):
+            elif name.startswith(("mask", "resets")):
                 dtype = np.dtype(bool)
             if array.shape != shape or array.dtype != dtype:
                 raise ValueError(
@@ -160,6 +172,9 @@ class Window:
             x, z = _steps_of(one)
             self._append(f"x.{cell}", x, self.k2)
             self._append(f"z.{cell}", z if first else z[1:], self.k2 + 1)
+        if tape.order.resets is not None:
+            flags = tape.order.resets
+            self._append("resets", flags.reshape(len(flags), -1), self.k2)
         for layer, mask in enumerate(tape.masks):
             if mask is not None:
                 self._append(f"mask.{layer}", mask, self.k2)
@@ -189,7 +204,10 @@ class Window:
             x = self._kept[f"x.{cell}"].last()[:steps]
             z = self._kept[f"z.{cell}"].last()[: steps + 1]
             x.flags.writeable = z.flags.writeable = False
-            tapes.append(Tape(x, one.W, one.V, one.b, z, one.activation, one.batched))
+            kept = Tape(x, one.W, one.V, one.b, z, one.activation, one.batched)
+            if "resets" in self._kept:
+                kept = _with_resets(kept, self._kept["resets"].last()[:steps])
+            tapes.append(kept)
         masks = tuple(
             None if mask is None else self._kept[f"mask.{layer}"].last()[:steps]
             for layer, mask in enumerate(self._tape.masks)
@@ -209,6 +227,21 @@ def _steps_of(tape: Tape) -> tuple[Array, Array]:
         return tape.x, tape.z
     z = tape.form.scatter(tape.z[tape.form.B :])
     return tape.form.scatter(tape.x), np.concatenate([tape.z0[np.newaxis], z])
+
+
+def _with_resets(tape: Tape, flags: Array) -> Tape:
+    """Return a tape whose rows start anew from 0 where flags (T, B) say so."""
+    T, B = flags.shape
+    form = Rectangle(T, B, tape.batched)
+    layout = form.layout(flags, first=0, apart=True)
+    if layout is None:
+        return tape
+    first, last = tape.z[0], tape.z[-1]
+    layout = layout._replace(starts=np.concatenate([first, np.zeros_like(first)]))
+    return Run(
+        tape.x, tape.W, tape.V, tape.b, tape.z, tape.activation, tape.batched,
+        form, layout, first, last, None, [], [0],
+    )  # fmt: skip
 
 
 class _Rolling:

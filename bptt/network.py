@@ -129,15 +129,9 @@ class Network:
         self.metadata: dict[str, Any] = {}
         self.output_size = as_size("output_size", output_size)
         self.stack = as_stack(
-            input_size,
-            hidden_size,
-            num_layers,
-            bidirectional,
-            dropout,
-            activation,
-            True,
-            dtype,
-        )
+            input_size, hidden_size, num_layers, bidirectional, dropout, activation,
+            True, dtype,
+        )  # fmt: skip
         self.input_size = self.stack.input_size
         self.hidden_size = self.stack.hidden_size
         self.activation, self.dtype = self.stack.activation, self.stack.dtype
@@ -178,7 +172,8 @@ class Network:
             the default is 0, or the kept state of a stateful network.
         lengths, resets : array_like, optional
             As in `RNN.forward`. The loss is the mean over the steps that are no
-            padding, and the last state is each sequence's own.
+            padding, and the last state is each sequence's own. In a stateful network
+            that goes on from its state, resets start from 0, at the first step too.
         need_x_grad : bool, default False
             Whether to compute the gradient with respect to x.
         omega : float, optional
@@ -201,7 +196,7 @@ class Network:
         """
         weight = None if omega is None else as_positive("omega", omega)
         generator = initializers.as_generator(seed) if self.stack.dropout else None
-        z, tape = self._forward(x, self._start(x, z0), lengths, resets, generator)
+        z, tape = self._forward(x, z0, lengths, resets, generator, go_on=True)
         rows = self._rows(z, tape)
         target = targets_of(tape, self.readout, target)
         loss, dU, dc, drows = read_back(self.params, rows, self.loss, target)
@@ -226,12 +221,13 @@ class Network:
         target: Any,
         *,
         lengths: ArrayLike | None = None,
+        resets: ArrayLike | None = None,
         seed: initializers.Seed = None,
     ) -> tuple[float, NetworkGradients | StackGradients]:
         """Return the loss of the next piece of a walk, and gradients of its window."""
         generator = initializers.as_generator(seed) if self.stack.dropout else None
         self._check()
-        z, tape = window.forward(self.params, x, generator, lengths)
+        z, tape = window.forward(self.params, x, generator, lengths, resets)
         rows, target = self._rows(z, tape), targets_of(tape, self.readout, target)
         loss, dU, dc, drows = read_back(self.params, rows, self.loss, target)
         grads = window.backward(spread(tape, drows))
@@ -269,7 +265,7 @@ class Network:
         TypeError, ValueError
             As in `bptt.forward`.
         """
-        z, tape = self._forward(x, self._start(x, z0), lengths, resets)
+        z, tape = self._forward(x, z0, lengths, resets, go_on=True)
         f = read(self.params, self._rows(z, tape))
         self._keep(tape.z_last)
         return f if self.readout == "last" else tape.order.split(spread(tape, f))
@@ -372,17 +368,23 @@ class Network:
         self,
         x: Any,
         z0: ArrayLike | None,
-        lengths: ArrayLike | None = None,
-        resets: Any = None,
+        lengths: ArrayLike | None,
+        resets: Any,
         generator: np.random.Generator | None = None,
+        *,
+        go_on: bool = False,
     ) -> tuple[Array, StackTape]:
+        """Run the layers, from the kept state where that is asked for."""
         self._check()
+        start = self._start(x, z0) if go_on else z0
+        carried = resets is not None and start is not z0
         return self.stack.forward(
             self.params,
             x,
-            self.stack.states(x, z0),
+            self.stack.states(x, start),
             lengths=lengths,
             resets=resets,
+            reset_state=self.stack.zeros() if carried else None,
             generator=generator,
         )
 

@@ -130,6 +130,7 @@ class RNN:
         lengths: ArrayLike | None = None,
         offsets: ArrayLike | None = None,
         resets: Any = None,
+        reset_state: ArrayLike | None = None,
         memory: int | str | None = None,
         checkpoint: int | None = None,
         training: bool = False,
@@ -155,6 +156,8 @@ class RNN:
         resets : array_like of bool of shape (T, B), or (T,) for all, optional
             Where a sequence begins anew, as in `bptt.forward`. Neither direction
             carries a state over the border before such a step. In the form of x.
+        reset_state : array_like of shape (L, B, H), or (L, H) for all, optional
+            The state from which resets start instead of z0, as in `bptt.forward`.
         memory : int or str, optional
             Keep only some states and let `backward` compute the others again, as in
             `bptt.forward`; of two directions each has half. For num_layers = 1: a layer
@@ -204,7 +207,13 @@ class RNN:
             x = self._swapped(x)
             if resets is not None and np.ndim(resets) == 2:
                 resets = self._swapped(as_array("resets", resets))
-        states = None if z0 is None else self.stack.as_states(x, z0, offsets)
+        states = None if z0 is None else self.stack.as_states("z0", x, z0, offsets)
+        if reset_state is not None and np.ndim(reset_state) != 2:
+            reset_state = self.stack.as_states("reset_state", x, reset_state, offsets)
+        elif reset_state is not None:
+            shape = self.stack.cells, self.stack.hidden_size
+            reset_state = as_real("reset_state", reset_state, self.stack.dtype)
+            check_shape("reset_state", reset_state, "(L, H)", shape)
         generator = initializers.as_generator(seed) if training else None
         with budget_of_all(self.stack.cells):
             z, tape = self.stack.forward(
@@ -214,6 +223,7 @@ class RNN:
                 lengths=lengths,
                 offsets=offsets,
                 resets=resets,
+                reset_state=reset_state,
                 generator=generator,
                 budget=budget,
             )

@@ -75,7 +75,8 @@ def train(
         pieces of k1 steps of time, each of which is a step of the run: an update from
         the loss of the piece, whose gradient goes back k2 >= k1 steps, by default k1,
         but not beyond the batch. All batches must have as many steps of time, padding
-        included: a piece that is nothing else is a step of loss 0 and gradient 0.
+        included: a piece that is nothing else is a step of loss 0 and gradient 0. No
+        gradient goes back over a reset, and a sequence starts from 0 there.
     clip : float, optional
         Threshold of the gradient's norm over all parameters, see `bptt.clip_norm`.
     omega : float, optional

@@ -245,6 +245,27 @@ def test_resets_cut_a_stateful_network_too(kind, rng):
     assert_within(network.state, kept, bound, "state")
 
 
+@pytest.mark.parametrize("kind", [{}, {"num_layers": 2}])
+@pytest.mark.parametrize("listed", [False, True])
+def test_resets_of_a_network_that_goes_on_start_from_nothing(kind, listed, rng):
+    network = make(rng, **kind, stateful=True)
+    x, target, z0 = make_batch(rng, network)
+    kept = z0 if kind else z0[0]
+    flags = np.zeros((T, B), bool)
+    flags[4] = flags[0, 1] = True
+    start = kept.copy()
+    start[..., 1, :] = 0
+    first, _ = network.loss_and_gradients(x[:4], target[:4], start)
+    network.reset()
+    second, _ = network.loss_and_gradients(x[4:], target[4:])
+    network.state = kept
+    if listed:
+        x, target, flags = (list(a.swapaxes(0, 1)) for a in (x, target, flags))
+    loss, _ = network.loss_and_gradients(x, target, resets=flags)
+    bound = loss_bound(np.array(x), np.array(target), np.float64) * T * H
+    assert abs(loss - (4 * first + 2 * second) / 6) <= bound
+
+
 def test_targets_of_a_padded_batch_are_padded_like_it(rng):
     network = make(rng)
     x, target, _ = make_batch(rng, network)

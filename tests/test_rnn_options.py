@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from tolerances import exact_bound
 
 import bptt
 from bptt import RNN, _backend, _directions
@@ -245,6 +246,41 @@ def test_the_error_of_each_cell_is_clipped_and_measured(clip, batch_first):
     if clip:
         unclipped = rnn.backward(tape, turned(dz))
         assert (unclipped.x != grads.x).any()
+
+
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+def test_resets_may_have_a_state_of_their_own(both, shared):
+    rnn = make(2, both)
+    rng, T, B, cut = np.random.default_rng(2), 9, 3, 4
+    L = rnn.stack.cells
+    x, dz = rng.standard_normal((T, B, I)), rng.standard_normal((T, B, rnn.stack.width))
+    z0, again = (rng.standard_normal((L, B, H)) for _ in range(2))
+    given = again
+    if shared:
+        given = again[:, 0].copy()
+        again[...] = given[:, None]
+    flags = np.zeros(T, bool)
+    flags[cut] = True
+    z, tape = rnn.forward(x, z0, resets=flags, reset_state=given)
+    grads = rnn.backward(tape, dz)
+    # The direction that reads from the end comes to the earlier part last.
+    starts = [z0.copy(), again.copy()]
+    if both:
+        starts[0][1::2], starts[1][1::2] = again[1::2], z0[1::2]
+    parts = []
+    for start, at in zip(starts, (slice(cut), slice(cut, T)), strict=True):
+        z_part, tape = rnn.forward(x[at], start)
+        parts.append((z_part, rnn.backward(tape, dz[at])))
+    bound = exact_bound(T * B * (H + I) * 10)
+    np.testing.assert_allclose(z, np.concatenate([p[0] for p in parts]), atol=bound)
+    for name, grad in grads.params.items():
+        total = sum(p[1].params[name] for p in parts)
+        np.testing.assert_allclose(grad, total, atol=bound * np.abs(total).max())
+    expected = parts[0][1].z0
+    if both:
+        expected[1::2] = parts[1][1].z0[1::2]
+    np.testing.assert_allclose(grads.z0, expected, atol=bound)
 
 
 def test_one_sequence_has_a_flow_without_the_axis():

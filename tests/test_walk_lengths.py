@@ -1,4 +1,4 @@
-"""Truncated BPTT on padded batches: each sequence by itself, and runs of training."""
+"""Truncated BPTT on padded batches and through resets: each sequence by itself."""
 
 import numpy as np
 import pytest
@@ -32,23 +32,32 @@ def batch_of(step, lengths=LENGTHS, fill=np.nan):
     return x, target, lengths
 
 
-def states_of(network, x, start):
-    """Return the initial states (L, H) of one sequence after so many steps."""
-    if start == 0:
-        return np.zeros((network.stack.cells, H))
-    return network.stack.forward(network.params, x[:start])[1].z_last
+def flags_of(step):
+    """Return resets, at the first step too, and at the first of a piece."""
+    flags = np.random.default_rng(step).random((T, B)) < 0.2
+    flags[[0, 4, 7], [0, 0, 3]] = True
+    return flags
 
 
-def by_definition(network, k1, k2, piece):
+def forward(network, x, flags, z0=None):
+    """Run one sequence, whose resets start from 0."""
+    zeros = network.stack.zeros()
+    options = {"resets": flags, "reset_state": zeros}
+    return network.stack.forward(network.params, x, z0, **options)
+
+
+def by_definition(network, batch, k1, k2, piece):
     """Return the loss of a piece and its gradients, sequence by sequence."""
-    x, target, lengths = batch_of(0)
+    x, target, lengths, flags = batch
     p, first, end = network.params, piece * k1, min(T, (piece + 1) * k1)
     counts = np.clip(lengths - first, 0, end - first)
     total, grads = 0.0, {name: np.zeros_like(a) for name, a in p.items()}
     for row in np.flatnonzero(counts):
         start, stop = max(0, end - k2), first + counts[row]
-        z0 = states_of(network, x[:, row], start)
-        z, tape = network.stack.forward(p, x[start:stop, row], z0)
+        z0 = None
+        if start:
+            z0 = forward(network, x[:start, row], flags[:start, row])[1].z_last
+        z, tape = forward(network, x[start:stop, row], flags[start:stop, row], z0)
         z = z[first - start :]
         f = z @ p["U"] + p["c"]
         value, df = losses.squared_error(f, target[first:stop, row])
@@ -64,17 +73,23 @@ def by_definition(network, k1, k2, piece):
     return total, grads
 
 
-def check_pieces(kind, k1, k2):
+def check_pieces(kind, k1, k2, lengths=LENGTHS, resets=False):
     network = make(**kind)
-    walk = Walk(network, lambda step: batch_of(step), k1, k2)
+    x, target, _ = batch_of(0, lengths)
+    flags = flags_of(0) if resets else np.zeros((T, B), bool)
+    given = None if (lengths == T).all() else lengths
+    batch = Batch(x, target, given, flags if resets else None)
+    walk = Walk(network, lambda step: batch, k1, k2)
     for step in range(walk.pieces):
         loss, grads = walk.loss_and_gradients(step, walk(step), None)
-        value, expected = by_definition(network, k1, k2, step)
+        whole = Batch(x, target, lengths, flags)
+        value, expected = by_definition(network, whole, k1, k2, step)
         bound = loss_bound(np.ones((T, B, I)), np.ones(1), np.float64) * T * H
         assert abs(loss - value) <= bound
         assert grads.params.keys() == expected.keys()
         for name, grad in expected.items():
-            assert (np.abs(grad).max() > bound) == (step * k1 < max(LENGTHS))
+            if name in "Uc" or not resets:
+                assert (np.abs(grad).max() > bound) == (step * k1 < max(lengths))
             assert_within(grads.params[name], grad, bound, name)
 
 
@@ -82,6 +97,13 @@ def check_pieces(kind, k1, k2):
 @pytest.mark.parametrize(("k1", "k2"), WINDOWS)
 def test_a_piece_is_that_of_each_sequence(kind, k1, k2):
     check_pieces(kind, k1, k2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("k1", "k2"), WINDOWS)
+@pytest.mark.parametrize("lengths", [LENGTHS, np.full(B, T)])
+def test_no_error_goes_back_over_a_reset(kind, k1, k2, lengths):
+    check_pieces(kind, k1, k2, lengths, resets=True)
 
 
 def state_too_late(monkeypatch):
@@ -114,13 +136,33 @@ def lengths_of_the_batch(monkeypatch):
     monkeypatch.setattr(Walk, "__call__", call)
 
 
-@pytest.mark.parametrize(
-    "bug", [state_too_late, window_too_short, lengths_of_the_batch]
-)
+def window_without_resets(monkeypatch):
+    monkeypatch.setattr(_window, "_with_resets", lambda tape, flags: tape)
+
+
+def resets_late(monkeypatch):
+    right = _window._with_resets
+    monkeypatch.setattr(
+        _window,
+        "_with_resets",
+        lambda tape, flags: right(tape, np.roll(flags, 1, axis=0)),
+    )
+
+
+BUGS = [
+    state_too_late,
+    window_too_short,
+    lengths_of_the_batch,
+    window_without_resets,
+    resets_late,
+]
+
+
+@pytest.mark.parametrize("bug", BUGS)
 def test_a_planted_bug_is_found(bug, monkeypatch):
     bug(monkeypatch)
     with pytest.raises(AssertionError):
-        check_pieces({}, 4, 9)
+        check_pieces({}, 4, 9, resets=True)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -162,9 +204,13 @@ def test_whole_lengths_have_the_bits_of_none(kind):
 
 
 @pytest.mark.parametrize("kind", [*KINDS, {"num_layers": 2, "dropout": 0.3}])
+@pytest.mark.parametrize("resets", [False, True])
 @pytest.mark.parametrize("stop", [1, 3, 4, 7])
-def test_a_resumed_run_ends_with_the_same_bits(kind, stop, tmp_path):
-    options = {"batches": batch_of, "k1": 4, "k2": 9}
+def test_a_resumed_run_ends_with_the_same_bits(kind, resets, stop, tmp_path):
+    def batches(step):
+        return Batch(*batch_of(step), flags_of(step) if resets else None)
+
+    options = {"batches": batches, "k1": 4, "k2": 9}
     path = tmp_path / "run.npz"
     whole, part = make(**kind), make(**kind)
     expected = train(whole, optimizer=Adam(0.01), steps=15, **options)
@@ -209,7 +255,8 @@ def test_ids_in_the_padding_may_be_anything():
         ((*batch_of(0)[:2], LENGTHS[:3]), "lengths must have shape (B,) = (5,), got (3,)"),
         ((np.ones((T, I)), np.ones((T, O)), [3]), "x must have shape (T, B, I) or (T, B) with lengths, got (22, 4) in batches(0)"),
         (([np.ones((3, I))] * 2, [np.ones((3, O))] * 2), "k1 must be None for lists of sequences, got 4; bptt.data.pad puts them side by side"),
-        (Batch(*batch_of(0), np.zeros((T, B), bool)), "k1 must be None for batches with resets, got 4 and batches(0) with resets; begin another batch instead"),
+        (Batch(*batch_of(0), np.zeros((T, 2), bool)), "resets must have shape (T, B) = (22, 5), got (22, 2)"),
+        (Batch(*batch_of(0), np.zeros((T, B))), "resets must have dtype bool, got float64"),
     ],
 )  # fmt: skip
 def test_a_wrong_call_says_what_is_wrong(batch, message):

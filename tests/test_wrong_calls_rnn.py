@@ -136,6 +136,18 @@ rows = [x[:, 0], x[:2, 0]]
             lambda: stacked.backward(stacked.forward(rows)[1], rows),
             "dz[0] must have shape (T, D H) = (7, 10), got (7, 4)",
         ),
+        (
+            lambda: stacked.forward(x, reset_state=np.ones((4, H), np.float32)),
+            "reset_state needs resets, got None",
+        ),
+        (
+            lambda: stacked.forward(x, reset_state=np.ones((4, 2, H), np.float32)),
+            "reset_state must have shape (L, B, H) = (4, 3, 5), got (4, 2, 5)",
+        ),
+        (
+            lambda: stacked.forward(x, reset_state=np.ones((B, H), np.float32)),
+            "reset_state must have shape (L, H) = (4, 5), got (3, 5)",
+        ),
         # what is kept, and what happens to the error
         (
             lambda: stacked.forward(x, memory="1GB"),
