@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bptt import _backend
 from bptt._forms import Rectangle
-from bptt._inputs import as_flow, as_input, as_rows, with_records
+from bptt._inputs import as_flow, as_input, as_reset_state, as_rows, with_records
 from bptt._parts import Flow, Layout, Segment
 from bptt._runs import add_starts, with_room
 from bptt._sources import Source, StreamChangedError
@@ -70,6 +70,7 @@ def forward(
     *,
     activation: str | Activation = "tanh",
     resets: Resets = None,
+    reset_state: ArrayLike | None = None,
     steps: int | None = None,
     each: Callable[[int, Array], object] | None = None,
 ) -> Array:
@@ -84,6 +85,8 @@ def forward(
     resets : array_like of bool of shape (T, B), or (T,) for all, or callable, optional
         As in `bptt.forward`. A function ``resets(start, x)`` returns those of a chunk
         x, whose first step is step start + 1.
+    reset_state : array_like of shape (B, H), or (H,) for all, optional
+        As in `bptt.forward`.
     steps : int, optional
         Steps of a chunk of an array.
     each : callable, optional
@@ -105,7 +108,7 @@ def forward(
     >>> forward(chunks, np.ones((3, 2)), np.eye(2)).shape
     (2,)
     """
-    layer = _Layer(W, V, b, z0, activation, resets)
+    layer = _Layer(W, V, b, z0, activation, resets, reset_state)
     start = 0
     for x in Source(source, steps, layer).read():
         z = layer.run(x, layer.layout(start, x))
@@ -125,6 +128,7 @@ def gradients(
     *,
     activation: str | Activation = "tanh",
     resets: Resets = None,
+    reset_state: ArrayLike | None = None,
     clip_error: float | None = None,
     clip_error_value: float | None = None,
     steps: int | None = None,
@@ -150,6 +154,8 @@ def gradients(
         As in `bptt.forward`.
     resets : array_like of bool of shape (T, B), or (T,) for all, or callable, optional
         As in `bptt.streaming.forward`. A function is called twice for each chunk.
+    reset_state : array_like of shape (B, H), or (H,) for all, optional
+        As in `bptt.forward`.
     clip_error, clip_error_value : float, optional
         As in `bptt.backward`.
     steps : int, optional
@@ -182,7 +188,7 @@ def gradients(
     >>> gradients(chunks, loss, np.ones((3, 2)), np.eye(2)).grads.V.shape
     (2, 2)
     """
-    layer = _Layer(W, V, b, z0, activation, resets)
+    layer = _Layer(W, V, b, z0, activation, resets, reset_state)
     flow = as_flow(clip_error, clip_error_value, record is not None)
     chunks = Source(source, steps, layer, keep=keep)
     if not chunks.again:
@@ -232,6 +238,7 @@ class _Layer:
         z0: ArrayLike | None,
         activation: str | Activation,
         resets: Resets,
+        reset_state: ArrayLike | None,
     ) -> None:
         self.W = as_real("W", W, contiguous=False)
         check_ndim("W", self.W, "(I, H)")
@@ -251,7 +258,10 @@ class _Layer:
                 shape = self.resets.shape
                 raise ValueError(f"resets must have shape (T, B) or (T,), got {shape}")
         self.B, self.batched = -1, True  # known from the first chunk on
-        self.state = self.initial = np.empty((0, self.H), self.W.dtype)
+        self.reset_state = reset_state
+        if reset_state is not None and resets is None:
+            raise ValueError("reset_state needs resets, got None")
+        self.state = self.starts = np.empty((0, self.H), self.W.dtype)
 
     def read(self, x: ArrayLike) -> Array:
         """Return a chunk as (t, B, I), or ids (t, B)."""
@@ -263,7 +273,11 @@ class _Layer:
             if self.z0 is not None:
                 rows = as_rows("z0", self.z0, B, self.H, self.W.dtype, batched)
                 self.state = rows.copy()
-            self.initial = self.state
+            form, dtype = Rectangle(len(cells), B, batched), self.W.dtype
+            again = as_reset_state(self.reset_state, form, self.H, dtype)
+            self.starts = self.state
+            if again is not None:
+                self.starts = np.concatenate([self.state, again])
         elif (B, batched) != (self.B, self.batched):
             raise ValueError(f"source must give chunks of one B, got {self.B} and {B}")
         return cells
@@ -279,8 +293,9 @@ class _Layer:
             flags = form.flags("resets", self.resets[start : start + len(x)])
         else:
             flags = form.flags("resets(start, x)", self.resets(start, self.view(x)))
-        layout = form.layout(flags, first=int(start == 0))
-        return None if layout is None else layout._replace(starts=self.initial)
+        apart = len(self.starts) > self.B
+        layout = form.layout(flags, int(start == 0 and not apart), apart=apart)
+        return None if layout is None else layout._replace(starts=self.starts)
 
     def _check_steps(self, steps: object) -> None:
         if isinstance(self.resets, np.ndarray) and len(self.resets) != steps:

@@ -135,10 +135,27 @@ def test_resets_may_be_a_function_or_a_row_for_all(batched, rng):
     check([last], [desired[5]], bits=COMPILED)
 
 
+@pytest.mark.parametrize("batched", [False, True])
+def test_resets_may_have_a_state_of_their_own(batched, rng):
+    x, dz, layer, flags = make(rng, ACTIVATIONS[2], batched=batched)
+    state = rng.standard_normal(layer[3].shape)
+    z, tape = bptt.forward(
+        x, *layer, activation=ACTIVATIONS[2], resets=flags, reset_state=state
+    )
+    grads, flow = bptt.backward(tape, dz, record=True)
+    desired = [*grads, tape.z_last, z, *flow]
+    case = x, dz, layer, ACTIVATIONS[2], flags, {}
+    for parts, bits in ((chunks_of(x, 8), COMPILED), (chunks_of(x), False)):
+        actual = streamed(parts, *case, reset_state=state)
+        check(actual, desired, bits)
+        with pytest.raises(AssertionError):
+            check(streamed(parts, *case), desired, bits=False)
+
+
 def border_forgotten(monkeypatch):
     right = Rectangle.layout
     monkeypatch.setattr(
-        Rectangle, "layout", lambda self, flags, first=1: right(self, flags)
+        Rectangle, "layout", lambda self, flags, first, **apart: right(self, flags)
     )
 
 
@@ -200,6 +217,8 @@ FLAGS = np.zeros(10, bool)
         ({"resets": np.zeros(10)}, "resets must have dtype bool, got float64"),
         ({"resets": True}, "resets must have shape (T, B) or (T,), got ()"),
         ({"resets": lambda start, x: FLAGS[:4]}, "resets(start, x) must have shape (T,) = (5,), got (4,)"),
+        ({"reset_state": np.zeros(3)}, "reset_state needs resets, got None"),
+        ({"resets": FLAGS, "reset_state": np.zeros(4)}, "reset_state must have shape (H,) = (3,), got (4,)"),
         ({"clip_error": 0.0}, "clip_error must be positive, got 0.0"),
         ({"clip_error_value": -1.0}, "clip_error_value must be positive, got -1.0"),
     ],
