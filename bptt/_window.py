@@ -76,6 +76,10 @@ class Window:
             self._kept, self._tape = {}, None
         elif not self._kept and self._tape is not None:
             self._keep(self._tape)
+        if self._kept and ("resets" in self._kept) != (resets is not None):
+            raise ValueError(
+                "resets must come with all pieces of a batch, or with none of them"
+            )
         z, tape = self.stack.forward(
             params,
             x,

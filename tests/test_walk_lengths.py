@@ -224,6 +224,14 @@ def test_a_resumed_run_ends_with_the_same_bits(kind, resets, stop, tmp_path):
         assert p.tobytes() == part.params[name].tobytes(), name
 
 
+def test_a_run_with_resets_is_not_resumed_without(tmp_path):
+    path, options = tmp_path / "run.npz", {"optimizer": SGD(0.1), "k1": 4, "k2": 9}
+    batch = Batch(*batch_of(0), flags_of(0))
+    train(make(), batch, steps=2, checkpoint=path, **options)
+    with pytest.raises(ValueError, match="resets must come with all pieces"):
+        train(make(), batch[:3], steps=3, checkpoint=path, resume=True, **options)
+
+
 def test_a_piece_of_padding_alone_changes_nothing():
     network = make()
     lengths = np.full(B, 9)
