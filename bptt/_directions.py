@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bptt._forms import from_lengths
+from bptt._forms import as_list, from_lengths, from_offsets, is_list
+from bptt._inputs import as_values
+from bptt._tape import ErrorFlow
 from bptt._threads import get_num_threads, threads
-from bptt._validation import as_array
+from bptt._validation import as_array, check_shape
 
 Array = NDArray[Any]
 R = TypeVar("R")
@@ -31,18 +33,22 @@ class Reversal:
     lengths : ndarray of shape (B,), optional
         Steps of each sequence: each is turned round by itself and the padding stays
         where it is. Without them all have the same.
-    T : int
-        Steps with the padding.
+    T : int, optional
+        Steps with the padding. Without it sequences stand one after another.
     """
 
-    def __init__(self, lengths: Array | None = None, T: int = 0) -> None:
-        self._index: tuple[Array, Array] | None = None
-        if lengths is not None:
+    def __init__(self, lengths: Array | None = None, T: int | None = None) -> None:
+        self._index: tuple[Array, ...] | None = None
+        if lengths is not None and T is not None:
             t, n = np.arange(T)[:, np.newaxis], lengths[np.newaxis]
             self._index = np.where(t < n, n - 1 - t, t), np.arange(len(lengths))
+        elif lengths is not None:
+            ends = np.cumsum(lengths)
+            first_and_last = np.repeat(2 * ends - lengths - 1, lengths)
+            self._index = (first_and_last - np.arange(len(first_and_last)),)
 
     def __call__(self, array: Array) -> Array:
-        """Return an array of shape (T, B, ...) with time turned round, if as a view.
+        """Return (T, B, ...) or (N, ...) with time turned round, if as a view.
 
         Twice is not at all: what turns x round also turns z and gradients back.
         """
@@ -67,23 +73,47 @@ class Order:
     ----------
     x : ndarray
         The input, time first.
-    lengths, resets : array_like, optional
+    lengths, resets, offsets : array_like, optional
         As in `bptt.forward`.
+    listed : bool
+        Whether the caller has lists of sequences, of which offsets tell.
 
     Attributes
     ----------
     valid : ndarray of shape (T, B), or None
         Which steps are no padding, where there are lengths.
+    counts : ndarray of shape (S,), or None
+        The lengths of sequences that stand one after another.
     reversal : Reversal
+    reset_states : sequence of array_like, or None
+        Of each cell.
     """
 
+    reset_states: Sequence[ArrayLike] | Array | None = None
+
     def __init__(
-        self, x: Array, lengths: ArrayLike | None, resets: ArrayLike | None
+        self,
+        x: Array,
+        lengths: ArrayLike | None,
+        resets: ArrayLike | None,
+        offsets: ArrayLike | None = None,
+        *,
+        listed: bool = False,
     ) -> None:
         self.valid: Array | None = None
+        self.counts: Array | None = None
+        self.listed = listed
         self.reversal = Reversal()
-        self._lengths = self._resets = None
-        if lengths is resets is None:
+        self._lengths = self._resets = self._offsets = None
+        if lengths is resets is offsets is None:
+            return
+        if offsets is not None:
+            if lengths is not None:
+                raise ValueError("lengths and offsets must not both be given")
+            self._offsets = as_array("offsets", offsets)
+            self.counts = from_offsets(self._offsets, len(x))
+            self.reversal = Reversal(self.counts)
+            self._resets = None if resets is None else as_array("resets", resets)
             return
         batched = x.ndim + (x.dtype.kind in "iu") == 3  # an id stands for a row
         if lengths is not None:
@@ -99,15 +129,92 @@ class Order:
                 shape = (len(self._resets), x.shape[1])
                 self._resets = np.broadcast_to(self._resets[:, np.newaxis], shape)
 
-    def options(self, direction: int) -> dict[str, Any]:
+    @property
+    def resets(self) -> Array | None:
+        """Where sequences start anew, in their own order of time."""
+        return self._resets
+
+    def options(self, direction: int, cell: int) -> dict[str, Any]:
         """Return what `bptt.forward` has to be told."""
-        options = {}
+        options: dict[str, Any] = {}
         if self._lengths is not None:
             options["lengths"] = self._lengths
+        if self._offsets is not None:
+            options["offsets"] = self._offsets
         if self._resets is not None:
             turned = self.reversal.resets if direction else np.asarray
             options["resets"] = turned(self._resets)
+        if self.reset_states is not None:
+            options["reset_state"] = self.reset_states[cell]
         return options
+
+    def joined(
+        self, name: str, value: Any, letters: str, rest: tuple[int, ...] | None = None
+    ) -> Any:
+        """Return what came in the form of x as one array, time first.
+
+        Its axes but the first are the rest, where that is given.
+        """
+        if not self.listed:
+            return value
+        assert self.counts is not None
+        return _joined(name, value, self.counts, letters, rest)
+
+    def split(self, values: Array) -> Any:
+        """Return one array, time first, in the form of x."""
+        if not self.listed:
+            return values
+        assert self.counts is not None
+        return np.split(values, np.cumsum(self.counts)[:-1])
+
+    def flows(
+        self, flows: Sequence[ErrorFlow | None], directions: int = 1
+    ) -> tuple[ErrorFlow, ...]:
+        """Return what was recorded of cells in the form of x, or nothing."""
+        turned = []
+        for cell, flow in enumerate(flows):
+            if flow is None:
+                return ()
+            parts = flow.norms, flow.saturated
+            if cell % directions:
+                parts = self.reversal(parts[0]), self.reversal(parts[1])
+            norms, saturated = map(self.split, parts)
+            turned.append(ErrorFlow(norms, saturated, flow.dead))
+        return tuple(turned)
+
+
+def in_order(
+    x: Any,
+    lengths: ArrayLike | None,
+    resets: Any,
+    offsets: ArrayLike | None,
+    I: int,
+    dtype: np.dtype[Any],
+) -> tuple[Array, Order]:
+    """Return x as an array, and the order of its steps."""
+    if not is_list(x):
+        x = as_array("x", x)
+        return x, Order(x, lengths, resets, offsets)
+    if lengths is not None or offsets is not None:
+        raise ValueError("x must be an array with lengths or offsets, got a list")
+    values, counts = as_values(x, I, dtype)
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    if resets is not None:
+        resets = _joined("resets", resets, counts, "(T,)", ())
+    return values, Order(values, None, resets, offsets, listed=True)
+
+
+def _joined(
+    name: str, value: Any, counts: Array, letters: str, rest: tuple[int, ...] | None
+) -> Array:
+    arrays = []
+    for i, item in enumerate(as_list(name, value, len(counts))):
+        array = as_array(f"{name}[{i}]", item)
+        shape = (int(counts[i]), *(rest or ()))
+        axes = None if rest is not None else 1
+        check_shape(f"{name}[{i}]", array, letters, shape, axes)
+        arrays.append(array)
+    return np.concatenate(arrays)
 
 
 def both(run: Callable[[int], R], rows: int, width: int, work: float) -> list[R]:

@@ -66,12 +66,19 @@ class Rectangle:
         check_shape(name, array, letters, (self.T, *self.rows))
         return array.reshape(self.T, self.B)
 
-    def layout(self, flags: Array | None) -> Layout | None:
-        """Return the layout of the steps, or None where there is nothing to say."""
-        if flags is None or not flags[1:].any():
+    def layout(
+        self, flags: Array | None, first: int = 1, *, apart: bool = False
+    ) -> Layout | None:
+        """Return the layout of the steps, or None where there is nothing to say.
+
+        A run starts at its first step anyway; with first = 0 it goes on from another.
+        With apart the starts of resets are S rows of their own after the initial ones.
+        """
+        if flags is None or not flags[first:].any():
             return None
-        step, row = np.nonzero(flags[1:])
-        restarts = np.stack([step + 1, row, row], axis=1).astype(np.intp)
+        step, row = np.nonzero(flags[first:])
+        start = row + apart * self.S
+        restarts = np.stack([step + first, row, start], axis=1).astype(np.intp)
         return Layout(restarts=np.ascontiguousarray(restarts))
 
     @property
@@ -163,7 +170,7 @@ class Ragged:
         return [rows[b[i] : b[i + 1]] for i in range(self.S)]
 
     def _items(self, name: str, value: Any, K: int, dtype: Any) -> list[Array]:
-        items = _as_list(name, value, self.S)
+        items = as_list(name, value, self.S)
         arrays = [as_real(f"{name}[{i}]", a, dtype) for i, a in enumerate(items)]
         for i, array in enumerate(arrays):
             shape = (int(self.lengths[i]), K)
@@ -181,7 +188,7 @@ class Ragged:
     def flags(self, name: str, value: Any) -> Array:
         """Return booleans per cell, (N,), from the caller's form."""
         if self.name == "list":
-            items = [_as_flags(name, a) for a in _as_list(name, value, self.S)]
+            items = [_as_flags(name, a) for a in as_list(name, value, self.S)]
             for i, item in enumerate(items):
                 check_shape(f"{name}[{i}]", item, "(T,)", (int(self.lengths[i]),))
             flat = np.concatenate(items) if items else np.empty(0, bool)
@@ -195,8 +202,13 @@ class Ragged:
                 check_shape(name, flat, "(N,)", (self.cells,))
         return np.take(flat.reshape(-1), self.place)
 
-    def layout(self, flags: Array | None) -> Layout:
-        """Return the layout of the steps: slots that end, and rows that start anew."""
+    def layout(
+        self, flags: Array | None, first: int = 1, *, apart: bool = False
+    ) -> Layout:
+        """Return the layout of the steps: slots that end, and rows that start anew.
+
+        With first = 0 a sequence may start anew at its first step too.
+        """
         sequences = np.flatnonzero(self.lengths)
         row, start = self._row[sequences], self._start[sequences]
         last = start + self.lengths[sequences] - 1
@@ -205,10 +217,14 @@ class Ragged:
         if flags is not None:
             cell = np.flatnonzero(flags)
             step = np.searchsorted(self.offsets, cell, "right") - 1
-            inner = step > self._start[self.sequence[cell]]
-            cell, step = cell[inner], step[inner]
+            index = step - self._start[self.sequence[cell]]
+            if first == 0:
+                # A sequence that follows another in its slot starts once.
+                anew = self.sequence[cell[index == 0]]
+                restarts = restarts[~np.isin(restarts[:, 2], anew)]
+            cell, step = cell[index >= first], step[index >= first]
             rows = cell - self.offsets[step] + self._ended[step]
-            more = np.stack([step, rows, self.sequence[cell]], axis=1)
+            more = np.stack([step, rows, self.sequence[cell] + apart * self.S], axis=1)
             restarts = np.concatenate([restarts, more])
         ends = np.stack([last, row, sequences], axis=1)
         return Layout(
@@ -296,7 +312,8 @@ def _in_order(events: Array) -> Array | None:
     return np.ascontiguousarray(events[order], np.intp)
 
 
-def _as_list(name: str, value: Any, count: int) -> Sequence[Any]:
+def as_list(name: str, value: Any, count: int) -> Sequence[Any]:
+    """Return a list of as many arrays as there are sequences."""
     if not isinstance(value, (list, tuple)) or len(value) != count:
         came = (
             f"{len(value)}"

@@ -10,7 +10,6 @@ from numpy.typing import ArrayLike, NDArray
 from bptt._forms import Form, Ragged, Rectangle, from_lengths, from_offsets, is_list
 from bptt._parts import Flow
 from bptt._recompute import as_bytes
-from bptt._tape import Tape
 from bptt._validation import (
     as_array,
     as_ids,
@@ -19,6 +18,7 @@ from bptt._validation import (
     as_size,
     check_shape,
 )
+from bptt.activations import Activation
 
 Array = NDArray[Any]
 
@@ -39,9 +39,7 @@ def as_cells(
     if is_list(x):
         if lengths is not None or offsets is not None:
             raise ValueError("x must be an array with lengths or offsets, got a list")
-        items = [_as_sequence(f"x[{i}]", a, I, dtype) for i, a in enumerate(x)]
-        if len({a.ndim for a in items}) > 1:
-            raise ValueError("x must be a list of arrays of one kind, features or ids")
+        items = _as_items(x, I, dtype)
         form = Ragged("list", np.array([len(a) for a in items], np.intp))
         if items[0].dtype.kind == "f":
             return items, form
@@ -66,6 +64,19 @@ def as_cells(
         return x if x.dtype.kind == "f" else as_ids("x", x, I), Rectangle(T, B, True)
     form = Ragged("padded", counts, T)
     return _placed(x.reshape(T * B, *x.shape[2:]), form, I), form
+
+
+def as_values(x: Any, I: int, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+    """Return a list of sequences one after another, (N, I) or ids (N,), and lengths."""
+    items = _as_items(x, I, dtype)
+    return np.concatenate(items), np.array([len(a) for a in items], np.intp)
+
+
+def _as_items(x: Any, I: int, dtype: np.dtype[Any]) -> list[Array]:
+    items = [_as_sequence(f"x[{i}]", a, I, dtype) for i, a in enumerate(x)]
+    if len({a.ndim for a in items}) > 1:
+        raise ValueError("x must be a list of arrays of one kind, features or ids")
+    return items
 
 
 def _placed(rows: Array, form: Ragged, I: int) -> Array:
@@ -100,6 +111,18 @@ def as_starts(z0: Any, form: Form, H: int, dtype: np.dtype[Any]) -> Array:
     return as_rows("z0", z0, form.S, H, dtype, form.batched)
 
 
+def as_reset_state(
+    value: Any, form: Form, H: int, dtype: np.dtype[Any]
+) -> Array | None:
+    """Return the state that each sequence starts from at resets, (S, H), if given."""
+    if value is None:
+        return None
+    array = as_real("reset_state", value, dtype)
+    if array.shape == (H,):
+        return np.repeat(array[np.newaxis], form.S, axis=0)
+    return as_rows("reset_state", array, form.S, H, dtype, form.batched)
+
+
 def as_budget(
     memory: int | str | None, checkpoint: int | None
 ) -> tuple[int | None, int | None]:
@@ -113,29 +136,29 @@ def as_budget(
 
 
 def as_flow(
-    tape: Tape,
-    clip_error: float | None,
-    clip_error_value: float | None,
-    record: bool,
+    clip_error: float | None, clip_error_value: float | None, record: bool
 ) -> Flow | None:
     """Return what is to be done with the error; None for nothing."""
     if clip_error is clip_error_value is None and not record:
         return None
-    flow = Flow(
+    return Flow(
         np.inf if clip_error is None else as_positive("clip_error", clip_error),
         np.inf
         if clip_error_value is None
         else as_positive("clip_error_value", clip_error_value),
     )
-    if not record:
-        return flow
-    bounded = np.isfinite(tape.activation.range).all()
-    shape = tape.cells
+
+
+def with_records(
+    flow: Flow, activation: Activation, shape: tuple[int, ...], H: int
+) -> Flow:
+    """Return a flow with room for what is measured, of the shape (T, B)."""
+    bounded = np.isfinite(activation.range).all()
     return flow._replace(
-        threshold=SATURATED * tape.activation.gamma if bounded else 0.0,
+        threshold=SATURATED * activation.gamma if bounded else 0.0,
         norms=np.empty(shape),
         saturated=np.empty(shape, np.int32),
-        dead=np.zeros(len(tape.V), np.int64),
+        dead=np.zeros(H, np.int64),
     )
 
 

@@ -30,7 +30,7 @@ class NetworkGradients(NamedTuple):
     c : ndarray of shape (O,)
     z0 : ndarray of shape (B, H) or (H,)
     x : ndarray of shape (T, B, I) or (T, I), or None
-        None where it was not wanted, or where x holds token ids.
+        None where it was not wanted, or where x holds token ids. A list where x is one.
     """
 
     W: Array
@@ -39,7 +39,7 @@ class NetworkGradients(NamedTuple):
     U: Array
     c: Array
     z0: Array
-    x: Array | None
+    x: Any
 
     @property
     def params(self) -> dict[str, Array]:
@@ -78,18 +78,20 @@ def read_back(
 def rows_of(z: Array, tape: StackTape, readout: str, directions: int) -> Array:
     """Return the states that are read.
 
-    (T, B, D H), or those of the steps that are no padding (N, D H), or where readout is
-    "last" (B, D H); without B for one sequence.
+    (T, B, D H), or those of the steps that are no padding, or of a list (N, D H), or
+    where readout is "last" (B, D H); without B for one sequence.
     """
     if readout == "every":
         return z if tape.valid is None else z[tape.valid]
     return np.concatenate(tape.z_last[-directions:], axis=-1)
 
 
-def targets_of(tape: StackTape, readout: str, target: ArrayLike) -> ArrayLike:
+def targets_of(tape: StackTape, readout: str, target: Any) -> Any:
     """Return the targets of the states that are read."""
-    if readout == "last" or tape.valid is None:
+    if readout == "last":
         return target
+    if tape.valid is None:
+        return tape.order.joined("target", target, "(T, ..)")
     target = as_array("target", target)
     check_shape("target", target, "(T, B, ..)", tape.valid.shape, axes=2)
     return target[tape.valid]

@@ -29,6 +29,16 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
+class BudgetError(ValueError):
+    """A budget is below the least that a run takes."""
+
+    def __init__(self, least: int, memory: int) -> None:
+        self.least, self.memory = least, memory
+        super().__init__(
+            f"memory must be at least {least} bytes for this batch, got {memory}"
+        )
+
+
 class Schedule(NamedTuple):
     """How a run is kept and recomputed.
 
@@ -128,7 +138,7 @@ def plan(
 
     Raises
     ------
-    ValueError
+    BudgetError
         The budget is below what the shortest leaf and one state take.
     """
     chunks = -(-T // chunk)
@@ -147,9 +157,7 @@ def plan(
             found.append(_schedule(T, B, I, H, itemsize, chunk, m, slots))
     if not found:
         least = _fixed_bytes(B, I, H, itemsize, chunk, 1) + state
-        raise ValueError(
-            f"memory must be at least {least} bytes for this batch, got {memory}"
-        )
+        raise BudgetError(least, memory)
     once = [s for s in found if s.slots == s.leaves]
     if once:
         # One extra pass whatever the leaf: the longest, then, that the caches hold.

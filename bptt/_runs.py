@@ -136,13 +136,16 @@ def forward(
     activation: Activation,
     form: Form,
     flags: Array | None,
+    reset_state: Array | None,
     memory: int | None,
     checkpoint: int | None,
 ) -> tuple[Any, Run]:
     """Run forward over x in cells, from z0 (S, H); return the states, and the tape."""
-    layout = form.layout(flags)
+    apart = reset_state is not None
+    layout = form.layout(flags, 0 if apart else 1, apart=apart)
     if layout is not None:
-        layout = layout._replace(starts=z0)
+        starts = z0 if reset_state is None else np.concatenate([z0, reset_state])
+        layout = layout._replace(starts=starts)
     T, B, (I, H) = form.T, form.B, W.shape
     z_end = z0.copy()
     arguments = (x, W, V, b)
@@ -258,7 +261,7 @@ def backward(
         for i in range(leaves.count - 1, -1, -1):
             states = z if run.schedule is None else _states_of(run, leaves, i)
             layout = run.layout if run.schedule is None else leaves.layout(i)
-            layout = _with_room(layout, H, dtype)
+            layout = with_room(layout, H, dtype)
             da_first = np.empty((leaves.rows(leaves.bounds(i)[0]), H), dtype)
             dz_start = np.empty_like(da_first)
             dz_i = _leaf_of(dz, run, leaves, i, states)
@@ -278,7 +281,7 @@ def backward(
                 _flow_of(flow, leaves, i),
             )  # fmt: skip
             da_next = da_first
-            _add_starts(dz0, V, layout)
+            add_starts(dz0, V, layout)
         if run.schedule is not None and run.schedule.slots == run.schedule.leaves:
             run.kept[:] = kept  # for another call
         if run.layout is None:
@@ -320,20 +323,23 @@ def _leaf_of(dz: Any, run: Run, leaves: Leaves, i: int, states: Array) -> Any:
     return value.reshape(t1 - t0, leaves.B, -1)
 
 
-def _with_room(layout: Layout | None, H: int, dtype: Any) -> Layout | None:
+def with_room(layout: Layout | None, H: int, dtype: Any) -> Layout | None:
+    """Return a layout with room for da of the steps after its restarts."""
     if layout is None or layout.restarts is None:
         return layout
     return layout._replace(da_starts=np.empty((len(layout.restarts), H), dtype))
 
 
-def _add_starts(dz0: Array, V: Array, layout: Layout | None) -> None:
+def add_starts(dz0: Array, V: Array, layout: Layout | None) -> None:
     """Add the gradients of the starts of a leaf, from its last to its first."""
     if layout is None or layout.restarts is None or layout.da_starts is None:
         return
     dz = np.empty_like(layout.da_starts)
     _backend.kernels.state_backward(V, layout.da_starts, dz)
+    # Those of z0: a state of resets is a constant.
+    mine = layout.restarts[:, 2] < len(dz0)
     # One after another in this order, which is that of a run in one piece.
-    np.add.at(dz0, layout.restarts[::-1, 2], dz[::-1])
+    np.add.at(dz0, layout.restarts[mine][::-1, 2], dz[mine][::-1])
 
 
 def _flow_of(flow: Flow | None, leaves: Leaves, i: int) -> Flow | None:

@@ -19,16 +19,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bptt._directions import Order, both
+from bptt._directions import Order, both, in_order
+from bptt._forms import is_list
 from bptt._parameters import Shapes
 from bptt._validation import as_array, as_real, check_shape
 from bptt.activations import Activation
-from bptt.recurrence import Gradients, Tape, backward, forward
+from bptt.recurrence import ErrorFlow, Gradients, Tape, backward, forward
 
 Array = NDArray[Any]
 # Initial ones of each cell.
 States = Sequence[ArrayLike] | Array | None
 Cell = tuple[Array, Array, Array | None]
+
+NOTHING: Mapping[str, Any] = {}
 
 
 class StackGradients(NamedTuple):
@@ -41,12 +44,12 @@ class StackGradients(NamedTuple):
     z0 : ndarray of shape (L, B, H) or (L, H)
         L counts the layers times the directions.
     x : ndarray of the shape of x, or None
-        None where it was not wanted, or where x holds token ids.
+        None where it was not wanted, or where x holds token ids. A list where x is one.
     """
 
     params: dict[str, Array]
     z0: Array
-    x: Array | None
+    x: Any
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -116,21 +119,31 @@ class Stack:
         parts += ["bidirectional"] * (self.directions == 2)
         return parts + [f"dropout={self.dropout:g}"] * (self.dropout > 0)
 
-    def as_states(self, x: Array, z0: ArrayLike) -> Array:
-        """Return initial states (L, B, H), or (L, H) of one sequence, checked."""
-        z0 = as_real("z0", z0, self.dtype)
-        axes = x.ndim + (x.dtype.kind in "iu")  # an id stands for a row
-        if axes in (2, 3):  # if not, what is wrong is x
-            letters = "(L, B, H)" if axes == 3 else "(L, H)"
-            B = x.shape[1:2] if axes == 3 else ()
-            check_shape("z0", z0, letters, (self.cells, *B, self.hidden_size))
-        return z0
+    def as_states(
+        self, name: str, x: Any, value: ArrayLike, offsets: ArrayLike | None = None
+    ) -> Array:
+        """Return states (L, B, H), or (L, H) of one sequence, checked."""
+        value = as_real(name, value, self.dtype)
+        B = batch_shape(x)
+        if offsets is not None:
+            B = (len(np.ravel(offsets)) - 1,)
+        elif not is_list(x):
+            x = as_array("x", x)
+            if x.ndim + (x.dtype.kind in "iu") not in (2, 3):
+                return value  # what is wrong is x
+        letters = "(L, B, H)" if B else "(L, H)"
+        check_shape(name, value, letters, (self.cells, *B, self.hidden_size))
+        return value
 
-    def states(self, x: ArrayLike, z0: ArrayLike | None) -> States:
+    def zeros(self) -> Array:
+        """Return the state 0 of each cell, for all sequences, (L, H)."""
+        return np.zeros((self.cells, self.hidden_size), self.dtype)
+
+    def states(self, x: Any, z0: ArrayLike | None) -> States:
         """Return initial states for `forward`; of a single cell (B, H) or (H,)."""
         if z0 is None:
             return None
-        return [z0] if self.cells == 1 else self.as_states(as_array("x", x), z0)
+        return [z0] if self.cells == 1 else self.as_states("z0", x, z0)
 
     def forward(
         self,
@@ -139,18 +152,29 @@ class Stack:
         z0: States = None,
         *,
         lengths: ArrayLike | None = None,
-        resets: ArrayLike | None = None,
+        offsets: ArrayLike | None = None,
+        resets: Any = None,
+        reset_state: States = None,
         generator: np.random.Generator | None = None,
+        budget: Mapping[str, Any] = NOTHING,
     ) -> tuple[Array, StackTape]:
-        """Run all layers, each cell from its z0, with dropout from a generator."""
-        x = as_array("x", x)
-        order = Order(x, lengths, resets)
+        """Run all layers, each cell from its z0, with dropout from a generator.
+
+        Lists become one array of all steps. With a budget, of a single layer, for the
+        states that each cell keeps, z are its last ones.
+        """
+        x, order = in_order(x, lengths, resets, offsets, self.input_size, self.dtype)
+        if reset_state is not None:
+            order.reset_states = reset_state
+        shape = (*x.shape[: x.ndim - (x.dtype.kind not in "iu")], self.width)
         if self.cells == 1:
             first = None if z0 is None else z0[0]
             cell = self._cell(params, 0)
-            options = order.options(0)
+            options = {**order.options(0, 0), **budget}
             z, tape = forward(x, *cell, first, activation=self.activation, **options)
-            return z, StackTape((tape,), (), tape.z_last[np.newaxis], z.shape, order)
+            z_last = tape.z_last[np.newaxis]
+            z = z_last if budget else z
+            return z, StackTape((tape,), (), z_last, shape, order)
         tapes: list[Tape] = []
         masks: list[Array | None] = []
         z = x
@@ -158,13 +182,14 @@ class Stack:
             if layer > 0:
                 z, mask = self._drop(z, generator)
                 masks.append(mask)
-            new = self._forward_layer(params, layer, z, z0, order)
+            new = self._forward_layer(params, layer, z, z0, order, budget)
             tapes += [tape for _, tape in new]
             z = new[0][0]
-            if len(new) == 2:
+            if len(new) == 2 and not budget:
                 z = _beside(z, order.reversal(new[1][0]))
         z_last = np.array([tape.z_last for tape in tapes])
-        return z, StackTape(tuple(tapes), tuple(masks), z_last, z.shape, order)
+        z = z_last if budget else z
+        return z, StackTape(tuple(tapes), tuple(masks), z_last, shape, order)
 
     def backward(
         self,
@@ -175,33 +200,50 @@ class Stack:
         need_x_grad: bool = True,
     ) -> StackGradients:
         """Run all layers backwards, from dz on the last one and dz_last on each."""
+        return self.flows_back(tape, dz, dz_last, need_x_grad=need_x_grad)[0]
+
+    def flows_back(
+        self,
+        tape: StackTape,
+        dz: Any,
+        dz_last: Array | None,
+        *,
+        need_x_grad: bool,
+        **error: Any,
+    ) -> tuple[StackGradients, tuple[ErrorFlow, ...]]:
+        """Run backwards, do to the error of each cell what it says, and measure it."""
         if self.cells == 1:
             last = None if dz_last is None else dz_last[0]
-            one = backward(tape.tapes[0], dz, dz_last=last, need_x_grad=need_x_grad)
-            return StackGradients(_named(one, "WVb"), one.z0[np.newaxis], one.x)
+            one, seen = _back(tape.tapes[0], dz, last, need_x_grad, error)
+            dx = one.x if one.x is None else tape.order.split(one.x)
+            named = StackGradients(_named(one, "WVb"), one.z0[np.newaxis], dx)
+            return named, tape.order.flows([seen])
         D = self.directions
         params: dict[str, Array] = {}
+        flows: list[ErrorFlow | None] = [None] * self.cells
         dz0 = np.empty_like(tape.z_last)
         # Forward went up through the layers, so now from the last one down.
         for layer in range(self.num_layers - 1, -1, -1):
             cells = slice(layer * D, layer * D + D)
             last = None if dz_last is None else dz_last[cells]
             need = need_x_grad or layer > 0
-            new = self._backward_layer(tape, cells, dz, last, need)
-            for cell, grads in zip(range(self.cells)[cells], new, strict=True):
-                dz0[cell] = grads.z0
+            new = self._backward_layer(tape, cells, dz, last, need, error)
+            for cell, (grads, seen) in zip(range(self.cells)[cells], new, strict=True):
+                dz0[cell], flows[cell] = grads.z0, seen
                 params |= _named(grads, _names(self)[cell])
-            dz = new[0].x
+            dz = new[0][0].x
             if dz is not None and D == 2:
-                assert new[1].x is not None
-                dz += tape.order.reversal(new[1].x)
+                assert new[1][0].x is not None
+                dz += tape.order.reversal(new[1][0].x)
             del new, grads  # the next layer down needs as much memory
             mask = tape.masks[layer - 1] if layer else None
             if dz is not None and mask is not None:
                 # Forward was z <- z mask / (1 - dropout), so now
                 dz *= mask
                 dz /= 1 - self.dropout
-        return StackGradients({name: params[name] for name in self.shapes()}, dz0, dz)
+        params = {name: params[name] for name in self.shapes()}
+        dx = dz if dz is None else tape.order.split(dz)
+        return StackGradients(params, dz0, dx), tape.order.flows(flows, D)
 
     def _forward_layer(
         self,
@@ -210,6 +252,7 @@ class Stack:
         x: Any,
         z0: States,
         order: Order,
+        budget: Mapping[str, Any],
     ) -> list[tuple[Array, Tape]]:
         """Return the states of each direction, in its own order of time, and tapes."""
 
@@ -220,7 +263,7 @@ class Stack:
                 *self._cell(params, cell),
                 None if z0 is None else z0[cell],
                 activation=self.activation,
-                **order.options(d),
+                **{**order.options(d, cell), **budget},
             )
 
         return [run(0)] if self.directions == 1 else both(run, *self._work(x, layer))
@@ -232,18 +275,19 @@ class Stack:
         dz: Array | None,
         dz_last: Array | None,
         need_x_grad: bool,
-    ) -> list[Gradients]:
+        error: Mapping[str, Any],
+    ) -> list[tuple[Gradients, ErrorFlow | None]]:
         """Return the gradients of each direction, in its own order of time."""
         H, tapes = self.hidden_size, tape.tapes[cells]
 
-        def run(d: int) -> Gradients:
+        def run(d: int) -> tuple[Gradients, ErrorFlow | None]:
             mine = dz
             if dz is not None and d:
                 mine = tape.order.reversal(dz[..., H:])
             elif dz is not None and self.directions == 2:
                 mine = dz[..., :H]
             last = None if dz_last is None else dz_last[d]
-            return backward(tapes[d], mine, dz_last=last, need_x_grad=need_x_grad)
+            return _back(tapes[d], mine, last, need_x_grad, error)
 
         if self.directions == 1:
             return [run(0)]
@@ -298,6 +342,18 @@ def _shapes(stack: Stack) -> Shapes:
     return shapes
 
 
+def _back(
+    tape: Tape,
+    dz: Any,
+    dz_last: Array | None,
+    need_x_grad: bool,
+    error: Mapping[str, Any],
+) -> tuple[Gradients, ErrorFlow | None]:
+    """Return the gradients of a cell, and what was recorded of the error."""
+    back = backward(tape, dz, dz_last=dz_last, need_x_grad=need_x_grad, **error)
+    return back if error.get("record") else (back, None)
+
+
 def _named(grads: Gradients, names: Sequence[str]) -> dict[str, Array]:
     """Return the gradients of the parameters of a cell under their names."""
     leaves = zip(names, grads[:3], strict=True)
@@ -311,7 +367,9 @@ def _beside(left: Array, right: Array) -> Array:
     return z
 
 
-def batch_shape(x: ArrayLike) -> tuple[int, ...]:
+def batch_shape(x: Any) -> tuple[int, ...]:
     """Return (B,), or () for one sequence."""
+    if is_list(x):
+        return (len(x),)
     array = np.asarray(x)
     return array.shape[1:] if array.dtype.kind in "iu" else array.shape[1:-1]

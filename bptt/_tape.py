@@ -153,11 +153,11 @@ def check_gradients(out: Gradients, tape: Tape, need_x_grad: bool) -> None:
             raise ValueError(f"out.{name} must be contiguous and writeable")
 
 
-def as_error_flow(flow: Flow, tape: Tape) -> ErrorFlow:
+def as_error_flow(flow: Flow, batched: bool) -> ErrorFlow:
     """Return what was recorded of a plain run."""
     assert flow.norms is not None
     assert flow.saturated is not None
     assert flow.dead is not None
-    if tape.batched:
+    if batched:
         return ErrorFlow(flow.norms, flow.saturated, flow.dead)
     return ErrorFlow(flow.norms[:, 0], flow.saturated[:, 0], flow.dead)

@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from bptt import initializers
+from bptt._forms import Rectangle, from_lengths, is_list
 from bptt._readout import NetworkGradients
 from bptt._stack import StackGradients, States
 from bptt._validation import as_array
 from bptt._window import Window
-from bptt.data import Batches
+from bptt.data import Batch, Batches, as_batch
 from bptt.network import Network
 from bptt.truncation import as_steps
 
@@ -52,32 +53,47 @@ class Walk:
         self.network, self.batches = network, batches
         self.window = Window(network.stack, self.k2)
         self._before: States = None
-        self._index, (self._x, self._target) = 0, self._batch(0)
-        self.steps = len(self._x)
+        self._index, self._whole = 0, self._batch(0)
+        self.steps = len(self._whole.x)
         self.pieces = max(1, -(-self.steps // self.k1))
 
-    def __call__(self, step: int) -> tuple[Array, Array]:
+    def __call__(self, step: int) -> Batch:
         """Return the piece of this step."""
         index, piece = divmod(step, self.pieces)
         if index != self._index:
-            x, target = self._batch(index)
-            if len(x) != self.steps:
+            whole = self._batch(index)
+            if len(whole.x) != self.steps:
                 raise ValueError(
                     f"batches({index}) must have T = {self.steps} steps like "
-                    f"batches(0), got {len(x)}"
+                    f"batches(0), got {len(whole.x)}"
                 )
-            self._index, self._x, self._target = index, x, target
-        at = slice(piece * self.k1, (piece + 1) * self.k1)
-        return self._x[at], self._target[at]
+            self._index, self._whole = index, whole
+        x, target, lengths, resets = self._whole
+        first = piece * self.k1
+        x, target = x[first : first + self.k1], target[first : first + self.k1]
+        if lengths is not None:
+            lengths = np.clip(lengths - first, 0, len(x))
+            if (lengths == len(x)).all():
+                lengths = None
+        if resets is not None:
+            resets = resets[first : first + self.k1]
+        return Batch(x, target, lengths, resets)
 
     def loss_and_gradients(
-        self, step: int, x: ArrayLike, target: ArrayLike, seed: initializers.Seed
+        self, step: int, piece: Batch, seed: initializers.Seed
     ) -> tuple[float, NetworkGradients | StackGradients]:
         """Read the piece of this step, and return the loss and what k2 steps give."""
         if step % self.pieces == 0:
-            self.window.start(self.network.initial_states(x))
+            self.window.start(self.network.initial_states(piece.x))
         self._before = self.window.state
-        return self.network.learn_piece(self.window, x, target, seed=seed)
+        return self.network.learn_piece(
+            self.window,
+            piece.x,
+            piece.target,
+            lengths=piece.lengths,
+            resets=piece.resets,
+            seed=seed,
+        )
 
     def forget(self) -> None:
         """Go on from the state before the last piece, with nothing else kept."""
@@ -106,23 +122,31 @@ class Walk:
         """Go on from what `arrays` returned, once it is checked."""
         self.window.restore({n: a for n, a in arrays.items() if n != "k"})
 
-    def _batch(self, index: int) -> tuple[Array, Array]:
-        pair = self.batches(index)
-        x, target = as_batch(index, pair)
-        x, target = as_array("x", x), as_array("target", target)
+    def _batch(self, index: int) -> Batch:
+        name = f"batches({index})"
+        batch = as_batch(f"{name} must return", self.batches(index))
+        if is_list(batch.x):
+            raise ValueError(
+                f"k1 must be None for lists of sequences, got {self.k1}; "
+                "bptt.data.pad puts them side by side"
+            )
+        x, target = as_array("x", batch.x), as_array("target", batch.target)
         if not x.ndim or not target.ndim or len(x) != len(target):
             raise ValueError(
-                f"batches({index}) must have as many targets as steps, "
+                f"{name} must have as many targets as steps, "
                 f"got shapes {x.shape} and {target.shape}"
             )
-        return x, target
-
-
-def as_batch(step: int, batch: Any) -> tuple[ArrayLike, ArrayLike]:
-    """Return what batches returned, if it is a pair."""
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-        came = type(batch).__name__
-        if isinstance(batch, (tuple, list)):
-            came += f" of {len(batch)}"
-        raise TypeError(f"batches({step}) must return (x, target), got {came}")
-    return batch[0], batch[1]
+        lengths, resets = batch.lengths, batch.resets
+        batched = x.ndim + (x.dtype.kind in "iu") == 3  # an id stands for a row
+        if resets is not None:
+            form = Rectangle(len(x), x.shape[1] if batched else 1, batched)
+            resets = form.flags("resets", resets)
+            resets = resets if batched else resets[:, 0]
+        if lengths is not None:
+            if not batched:
+                raise ValueError(
+                    "x must have shape (T, B, I) or (T, B) with lengths, "
+                    f"got {x.shape} in {name}"
+                )
+            lengths = from_lengths(lengths, *x.shape[:2])
+        return Batch(x, target, lengths, resets)

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bptt._directions import Order
+from bptt._forms import Ragged, Rectangle
+from bptt._runs import Run
 from bptt._stack import Stack, StackGradients, StackTape, States
 from bptt._validation import as_ids
 from bptt.recurrence import Tape
@@ -21,7 +23,8 @@ class Window:
     """A walk through a sequence in pieces, and a way back through its last steps.
 
     Each piece starts in the state in which the one before ended. What the way back
-    needs of earlier pieces is kept, not computed again.
+    needs of earlier pieces is kept, not computed again. A sequence may end within a
+    piece, and then has no part in those that follow.
 
     Parameters
     ----------
@@ -60,19 +63,36 @@ class Window:
         params: Mapping[str, Array],
         x: ArrayLike,
         generator: np.random.Generator | None = None,
-    ) -> Array:
-        """Read the next piece, and return the states of the last layer."""
+        lengths: ArrayLike | None = None,
+        resets: ArrayLike | None = None,
+    ) -> tuple[Array, StackTape]:
+        """Read the next piece; return the states of the last layer, and its tape.
+
+        Resets start from 0, and go with all pieces of a sequence or with none.
+        """
         whole = np.shape(x)[0] >= self.k2
         if whole:
             # It leaves nothing of those before, whose memory is free for it.
             self._kept, self._tape = {}, None
         elif not self._kept and self._tape is not None:
             self._keep(self._tape)
-        z, tape = self.stack.forward(params, x, self.state, generator=generator)
+        if self._kept and ("resets" in self._kept) != (resets is not None):
+            raise ValueError(
+                "resets must come with all pieces of a batch, or with none of them"
+            )
+        z, tape = self.stack.forward(
+            params,
+            x,
+            self.state,
+            lengths=lengths,
+            resets=resets,
+            reset_state=None if resets is None else self.stack.zeros(),
+            generator=generator,
+        )
         if not whole:
             self._keep(tape)
         self.state, self._tape = tape.z_last.copy(), tape
-        return z
+        return z, tape
 
     def backward(self, dz: Array) -> StackGradients:
         """Return the gradients of a loss on the states of the last piece.
@@ -82,10 +102,19 @@ class Window:
         """
         assert self._tape is not None
         tape = self._tape
-        if self._kept:
+        if self._kept and tape.valid is None:
             tape = self._kept_tape()
             dz = self._padded(dz, tape.shape[0])
-        return self.stack.backward(tape, dz, need_x_grad=False)
+        grads = self.stack.backward(tape, dz, need_x_grad=False)
+        if self._kept and tape.valid is not None:
+            # Where sequences end is in the last piece: those before are whole to all
+            # that go on to it, and no error comes to the others.
+            earlier = self._kept_tape(before=tape.shape[0])
+            more = self.stack.backward(earlier, None, grads.z0, need_x_grad=False)
+            for name, total in grads.params.items():
+                total += more.params[name]
+            grads = grads._replace(z0=more.z0)
+        return grads
 
     def arrays(self) -> dict[str, Array]:
         """Return copies of all that is needed to go on from here."""
@@ -106,6 +135,8 @@ class Window:
             shapes[f"z.{cell}"] = (n, B, H)
             if cell and stack.dropout:
                 shapes[f"mask.{cell - 1}"] = (n - 1, B, H)
+        if "resets" in arrays:
+            shapes["resets"] = (n - 1, B)
         if wrong := sorted(arrays.keys() ^ {"state", *shapes}):
             what = "not wanted" if wrong[0] in arrays else "missing"
             raise ValueError(f"window.{wrong[0]} is {what}")
@@ -121,7 +152,7 @@ class Window:
             array, dtype = arrays[name], stack.dtype
             if name == "x.0" and array.ndim == 2:
                 dtype = np.dtype(np.intp)
-            elif name.startswith("mask"):
+            elif name.startswith(("mask", "resets")):
                 dtype = np.dtype(bool)
             if array.shape != shape or array.dtype != dtype:
                 raise ValueError(
@@ -142,8 +173,12 @@ class Window:
         """Add a piece to what is kept."""
         for cell, one in enumerate(tape.tapes):
             first = f"z.{cell}" not in self._kept
-            self._append(f"x.{cell}", one.x, self.k2)
-            self._append(f"z.{cell}", one.z if first else one.z[1:], self.k2 + 1)
+            x, z = _steps_of(one)
+            self._append(f"x.{cell}", x, self.k2)
+            self._append(f"z.{cell}", z if first else z[1:], self.k2 + 1)
+        if tape.order.resets is not None:
+            flags = tape.order.resets
+            self._append("resets", flags.reshape(len(flags), -1), self.k2)
         for layer, mask in enumerate(tape.masks):
             if mask is not None:
                 self._append(f"mask.{layer}", mask, self.k2)
@@ -164,20 +199,54 @@ class Window:
             self._kept[name] = _Rolling(size)
         self._kept[name].append(rows)
 
-    def _kept_tape(self) -> StackTape:
-        """Return the tape of the window."""
+    def _kept_tape(self, before: int = 0) -> StackTape:
+        """Return the tape of the window, or of what is before its last steps."""
         assert self._tape is not None
+        steps = len(self._kept["x.0"].last()) - before
         tapes = []
         for cell, one in enumerate(self._tape.tapes):
-            x, z = self._kept[f"x.{cell}"].last(), self._kept[f"z.{cell}"].last()
+            x = self._kept[f"x.{cell}"].last()[:steps]
+            z = self._kept[f"z.{cell}"].last()[: steps + 1]
             x.flags.writeable = z.flags.writeable = False
-            tapes.append(replace(one, x=x, z=z))
+            kept = Tape(x, one.W, one.V, one.b, z, one.activation, one.batched)
+            if "resets" in self._kept:
+                kept = _with_resets(kept, self._kept["resets"].last()[:steps])
+            tapes.append(kept)
         masks = tuple(
-            None if mask is None else self._kept[f"mask.{layer}"].last()
+            None if mask is None else self._kept[f"mask.{layer}"].last()[:steps]
             for layer, mask in enumerate(self._tape.masks)
         )
-        shape = (len(tapes[0].x), *self._tape.shape[1:])
-        return replace(self._tape, tapes=tuple(tapes), masks=masks, shape=shape)
+        return replace(
+            self._tape,
+            tapes=tuple(tapes),
+            masks=masks,
+            shape=(steps, *self._tape.shape[1:]),
+            order=Order(tapes[0].x, None, None),
+        )
+
+
+def _steps_of(tape: Tape) -> tuple[Array, Array]:
+    """Return x and z of a tape step by step, with 0 where a sequence has ended."""
+    if not isinstance(tape, Run) or not isinstance(tape.form, Ragged):
+        return tape.x, tape.z
+    form, x = tape.form, tape.x
+    x = form.scatter(x) if x.ndim == 2 else form.shaped(x)
+    return x, np.concatenate([tape.z0[np.newaxis], form.shaped(tape.z)])
+
+
+def _with_resets(tape: Tape, flags: Array) -> Tape:
+    """Return a tape whose rows start anew from 0 where flags (T, B) say so."""
+    T, B = flags.shape
+    form = Rectangle(T, B, tape.batched)
+    layout = form.layout(flags, first=0, apart=True)
+    if layout is None:
+        return tape
+    first, last = tape.z[0], tape.z[-1]
+    layout = layout._replace(starts=np.concatenate([first, np.zeros_like(first)]))
+    return Run(
+        tape.x, tape.W, tape.V, tape.b, tape.z, tape.activation, tape.batched,
+        form, layout, first, last, None, [], [0],
+    )  # fmt: skip
 
 
 class _Rolling:

@@ -8,7 +8,6 @@ and its mirror, and the state that a stateful network keeps.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -16,11 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from bptt import _parameters, initializers, losses, serialization
+from bptt import _network_file, _parameters, initializers, losses, serialization
 from bptt._omega import with_omega
 from bptt._parameters import Init, Shapes
 from bptt._readout import (
-    PARAMETERS,
     NetworkGradients,
     last_of,
     read,
@@ -31,17 +29,14 @@ from bptt._readout import (
     with_readout,
 )
 from bptt._stack import StackGradients, StackTape, States, batch_shape
+from bptt._stack_inputs import as_stack
 from bptt._validation import as_positive, as_size, check_choice
 from bptt._window import Window
 from bptt.activations import Activation
-from bptt.rnn import as_stack
-from bptt.serialization import ModelFileError, reading
 
 Array = NDArray[Any]
 
 READOUTS = ("every", "last")
-
-_FORMAT = "bptt.Network 1"
 
 
 class Network:
@@ -134,15 +129,9 @@ class Network:
         self.metadata: dict[str, Any] = {}
         self.output_size = as_size("output_size", output_size)
         self.stack = as_stack(
-            input_size,
-            hidden_size,
-            num_layers,
-            bidirectional,
-            dropout,
-            activation,
-            True,
-            dtype,
-        )
+            input_size, hidden_size, num_layers, bidirectional, dropout, activation,
+            True, dtype,
+        )  # fmt: skip
         self.input_size = self.stack.input_size
         self.hidden_size = self.stack.hidden_size
         self.activation, self.dtype = self.stack.activation, self.stack.dtype
@@ -157,12 +146,12 @@ class Network:
 
     def loss_and_gradients(
         self,
-        x: ArrayLike,
-        target: ArrayLike,
+        x: Any,
+        target: Any,
         z0: ArrayLike | None = None,
         *,
         lengths: ArrayLike | None = None,
-        resets: ArrayLike | None = None,
+        resets: Any = None,
         need_x_grad: bool = False,
         omega: float | None = None,
         seed: initializers.Seed = None,
@@ -172,7 +161,8 @@ class Network:
         Parameters
         ----------
         x : array_like of shape (T, B, I) or (T, I), or of integers (T, B) or (T,)
-            The input, time first, or token ids from 0 to I - 1.
+            The input, time first, or token ids from 0 to I - 1. Or a list of sequences
+            of their own lengths, (T, I) or (T,) each, and target a list too.
         target : array_like
             What `bptt.losses` takes beside f: class ids of shape (T, B) for
             cross_entropy, else numbers of shape (T, B, O); without T where the readout
@@ -182,7 +172,8 @@ class Network:
             the default is 0, or the kept state of a stateful network.
         lengths, resets : array_like, optional
             As in `RNN.forward`. The loss is the mean over the steps that are no
-            padding, and the last state is each sequence's own.
+            padding, and the last state is each sequence's own. In a stateful network
+            that goes on from its state, resets start from 0, at the first step too.
         need_x_grad : bool, default False
             Whether to compute the gradient with respect to x.
         omega : float, optional
@@ -205,7 +196,7 @@ class Network:
         """
         weight = None if omega is None else as_positive("omega", omega)
         generator = initializers.as_generator(seed) if self.stack.dropout else None
-        z, tape = self._forward(x, self._start(x, z0), lengths, resets, generator)
+        z, tape = self._forward(x, z0, lengths, resets, generator, go_on=True)
         rows = self._rows(z, tape)
         target = targets_of(tape, self.readout, target)
         loss, dU, dc, drows = read_back(self.params, rows, self.loss, target)
@@ -219,42 +210,45 @@ class Network:
         self._keep(tape.z_last)
         return loss, with_readout(grads, dU, dc)
 
-    def initial_states(self, x: ArrayLike) -> States:
+    def initial_states(self, x: Any) -> States:
         """Return where a walk starts: where `predict` does without z0."""
         return self.stack.states(x, self._start(x, None))
 
     def learn_piece(
         self,
         window: Window,
-        x: ArrayLike,
-        target: ArrayLike,
+        x: Any,
+        target: Any,
         *,
+        lengths: ArrayLike | None = None,
+        resets: ArrayLike | None = None,
         seed: initializers.Seed = None,
     ) -> tuple[float, NetworkGradients | StackGradients]:
         """Return the loss of the next piece of a walk, and gradients of its window."""
         generator = initializers.as_generator(seed) if self.stack.dropout else None
         self._check()
-        rows = window.forward(self.params, x, generator)
+        z, tape = window.forward(self.params, x, generator, lengths, resets)
+        rows, target = self._rows(z, tape), targets_of(tape, self.readout, target)
         loss, dU, dc, drows = read_back(self.params, rows, self.loss, target)
-        grads = window.backward(drows)
+        grads = window.backward(spread(tape, drows))
         assert isinstance(window.state, np.ndarray)
         self._keep(window.state)
         return loss, with_readout(grads, dU, dc)
 
     def predict(
         self,
-        x: ArrayLike,
+        x: Any,
         z0: ArrayLike | None = None,
         *,
         lengths: ArrayLike | None = None,
-        resets: ArrayLike | None = None,
-    ) -> Array:
+        resets: Any = None,
+    ) -> Any:
         """Return the readout f = z U + c: predictions, or logits of the classes.
 
         Parameters
         ----------
         x : array_like of shape (T, B, I) or (T, I), or of integers (T, B) or (T,)
-            The input, time first, or token ids from 0 to I - 1.
+            The input, time first, or token ids from 0 to I - 1, or a list, as above.
         z0 : array_like of shape (B, H) or (H,), optional
             Initial state; the default is 0, or the kept state of a stateful network.
         lengths, resets : array_like, optional
@@ -264,26 +258,26 @@ class Network:
         -------
         f : ndarray of shape (T, B, O), (B, O), (T, O) or (O,)
             Without T where the readout is "last", without B for one sequence. 0 in the
-            padding.
+            padding. Of a list, a list of (T, O) where the readout is "every".
 
         Raises
         ------
         TypeError, ValueError
             As in `bptt.forward`.
         """
-        z, tape = self._forward(x, self._start(x, z0), lengths, resets)
+        z, tape = self._forward(x, z0, lengths, resets, go_on=True)
         f = read(self.params, self._rows(z, tape))
         self._keep(tape.z_last)
-        return f if self.readout == "last" else spread(tape, f)
+        return f if self.readout == "last" else tape.order.split(spread(tape, f))
 
     def evaluate(
         self,
-        x: ArrayLike,
-        target: ArrayLike,
+        x: Any,
+        target: Any,
         z0: ArrayLike | None = None,
         *,
         lengths: ArrayLike | None = None,
-        resets: ArrayLike | None = None,
+        resets: Any = None,
     ) -> float:
         """Return the loss alone, starting in z0, by default 0.
 
@@ -328,24 +322,7 @@ class Network:
     def contents(self) -> tuple[dict[str, Array], dict[str, str]]:
         """Return the arrays and the metadata that make a file of this network."""
         self._check()
-        config: dict[str, Any] = {
-            "sizes": [self.input_size, self.hidden_size, self.output_size],
-            "activation": self.activation.__reduce__()[1],
-            "loss": self.loss,
-            "readout": self.readout,
-            "stateful": self.stateful,
-            "dtype": self.dtype.name,
-        }
-        # The file of a single layer is what it was before there were more.
-        if self.stack.cells > 1:
-            config["num_layers"] = self.stack.num_layers
-            config["bidirectional"] = self.stack.directions == 2
-            config["dropout"] = self.stack.dropout
-        return dict(self.params), {
-            "format": _FORMAT,
-            "network": json.dumps(config),
-            "metadata": json.dumps(self.metadata),
-        }
+        return _network_file.contents(self)
 
     @classmethod
     def from_contents(
@@ -355,23 +332,7 @@ class Network:
         metadata: Mapping[str, str],
     ) -> Network:
         """Return the network of a file's contents; path is for messages alone."""
-        if metadata.get("format") != _FORMAT:
-            raise ModelFileError(
-                f"{os.fspath(path)} is not a model file of this version of bptt: "
-                f"its format is {metadata.get('format')!r}, not {_FORMAT!r}"
-            )
-        with reading(path):
-            config = dict(json.loads(metadata["network"]))
-            network = cls(
-                *config.pop("sizes"),
-                activation=Activation(*config.pop("activation")),
-                init=_parameters.saved(arrays, PARAMETERS),
-                **config,
-            )
-            network.metadata = json.loads(metadata["metadata"])
-            if not isinstance(network.metadata, dict):
-                raise TypeError("its metadata are no JSON object")
-        return network
+        return _network_file.from_contents(cls, path, arrays, metadata)
 
     def __repr__(self) -> str:
         layers = "".join(f", {part}" for part in self.stack.parts())
@@ -391,7 +352,7 @@ class Network:
         """Refuse parameters that are none of this network; anyone may replace them."""
         _parameters.check(self.params, self._shapes(), self.dtype)
 
-    def _start(self, x: ArrayLike, z0: ArrayLike | None) -> ArrayLike | None:
+    def _start(self, x: Any, z0: ArrayLike | None) -> ArrayLike | None:
         """Return the initial state: z0, or the kept one of a stateful network."""
         if z0 is not None or not self.stateful or self.state is None:
             return z0
@@ -405,19 +366,25 @@ class Network:
 
     def _forward(
         self,
-        x: ArrayLike,
+        x: Any,
         z0: ArrayLike | None,
-        lengths: ArrayLike | None = None,
-        resets: ArrayLike | None = None,
+        lengths: ArrayLike | None,
+        resets: Any,
         generator: np.random.Generator | None = None,
+        *,
+        go_on: bool = False,
     ) -> tuple[Array, StackTape]:
+        """Run the layers, from the kept state where that is asked for."""
         self._check()
+        start = self._start(x, z0) if go_on else z0
+        carried = resets is not None and start is not z0
         return self.stack.forward(
             self.params,
             x,
-            self.stack.states(x, z0),
+            self.stack.states(x, start),
             lengths=lengths,
             resets=resets,
+            reset_state=self.stack.zeros() if carried else None,
             generator=generator,
         )
 

@@ -15,7 +15,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from bptt import _backend, _runs
 from bptt._forms import is_list
-from bptt._inputs import as_budget, as_cells, as_flow, as_input, as_rows, as_starts
+from bptt._inputs import (
+    as_budget,
+    as_cells,
+    as_flow,
+    as_input,
+    as_reset_state,
+    as_rows,
+    as_starts,
+    with_records,
+)
 from bptt._tape import (
     ErrorFlow,
     Gradients,
@@ -44,6 +53,7 @@ def forward(
     lengths: ArrayLike | None = None,
     offsets: ArrayLike | None = None,
     resets: ArrayLike | None = None,
+    reset_state: ArrayLike | None = None,
     memory: int | str | None = None,
     checkpoint: int | None = None,
     out: Tape | None = None,
@@ -74,6 +84,9 @@ def forward(
     resets : array_like of bool of shape (T, B), or (T,) for all, optional
         Where True the sequence starts from its initial state at this step, and no
         gradient goes back further. In the form of x.
+    reset_state : array_like of shape (B, H), or (H,) for all, optional
+        The state, a constant, from which resets start instead, where z0 is none to
+        start from but the end of an earlier batch. One at the first step then counts.
     memory : int or str, optional
         Keep only some states, and let `backward` compute the others again: so many
         bytes, or text like "64MB", for them, and for the workspace of the kernels.
@@ -125,7 +138,7 @@ def forward(
         b = as_real("b", b, W.dtype)
         check_shape("b", b, "(H,)", (H,))
 
-    plain = lengths is offsets is resets is memory is checkpoint is None
+    plain = lengths is offsets is resets is reset_state is memory is checkpoint is None
     if not plain or is_list(x):
         if out is not None:
             raise ValueError(
@@ -135,8 +148,13 @@ def forward(
         cells, form = as_cells(x, I, W.dtype, lengths, offsets)
         flags = None if resets is None else form.flags("resets", resets)
         start = as_starts(z0, form, H, W.dtype)
+        again = as_reset_state(reset_state, form, H, W.dtype)
+        if again is not None and flags is None:
+            raise ValueError("reset_state needs resets, got None")
         budget = as_budget(memory, checkpoint)
-        return _runs.forward(cells, W, V, b, start, activation, form, flags, *budget)
+        return _runs.forward(
+            cells, W, V, b, start, activation, form, flags, again, *budget
+        )
 
     x, batched = as_input(x, I, W.dtype)
     T, B = x.shape[:2]
@@ -252,9 +270,11 @@ def backward(
         )
     if dz is None and dz_last is None:
         raise ValueError("dz or dz_last must be given: a loss needs a gradient")
-    flow = as_flow(tape, clip_error, clip_error_value, record)
     x, W, V, z = tape.x, tape.W, tape.V, tape.z
     H, dtype, batched = len(V), W.dtype, tape.batched
+    flow = as_flow(clip_error, clip_error_value, record)
+    if flow is not None and record:
+        flow = with_records(flow, tape.activation, tape.cells, H)
     if isinstance(tape, _runs.Run):
         if out is not None:
             raise ValueError("out must be None with a tape of this kind")
@@ -296,7 +316,7 @@ def backward(
     _backend.kernels.backward(
         x, W, V, z, tape.activation, dz, dz_last, *arrays, None, None, flow
     )
-    return (grads, as_error_flow(flow, tape)) if record else grads
+    return (grads, as_error_flow(flow, batched)) if record else grads
 
 
 def _states(out: Tape | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from bptt import _parameters, initializers
+from bptt import _parameters, _torch_names, initializers
+from bptt._forms import is_list
 from bptt._parameters import Init
-from bptt._stack import Stack, StackGradients, StackTape
-from bptt._validation import as_array, as_fraction, as_real, as_size, check_shape
-from bptt.activations import Activation, as_activation
+from bptt._stack import StackGradients, StackTape
+from bptt._stack_inputs import as_budgets, as_dz, as_function, as_stack, budget_of_all
+from bptt._validation import as_array, as_real, check_shape
+from bptt.activations import Activation
+from bptt.recurrence import ErrorFlow
 
 Array = NDArray[Any]
-
-# PyTorch's names of W and V, which it keeps transposed, and of the two parts of b.
-_TORCH = {"W": ("weight_ih",), "V": ("weight_hh",), "b": ("bias_ih", "bias_hh")}
+Dz = Any | Callable[[int, Array], ArrayLike] | None
 
 
 class RNN:
@@ -123,29 +124,46 @@ class RNN:
 
     def forward(
         self,
-        x: ArrayLike,
+        x: Any,
         z0: ArrayLike | None = None,
         *,
         lengths: ArrayLike | None = None,
-        resets: ArrayLike | None = None,
+        offsets: ArrayLike | None = None,
+        resets: Any = None,
+        reset_state: ArrayLike | None = None,
+        memory: int | str | None = None,
+        checkpoint: int | None = None,
         training: bool = False,
         seed: initializers.Seed = None,
-    ) -> tuple[Array, StackTape]:
+    ) -> tuple[Any, StackTape]:
         """Run all layers.
 
         Parameters
         ----------
         x : array_like of shape (T, B, I) or (T, I), or of integers (T, B) or (T,)
             The input, or token ids from 0 to I - 1; with batch_first B comes before T.
+            A list of such arrays, one sequence (T, I) each, is a batch of sequences of
+            their own lengths.
         z0 : array_like of shape (L, B, H), or (L, H) for one sequence, optional
             Initial states, 0 by default. L counts the layers times the directions, the
             directions of the first layer first.
         lengths : array_like of integers of shape (B,), optional
             Steps of each sequence, as in `bptt.forward`; the direction that reads from
             the end begins at each sequence's own. What follows is padding: 0 in z.
+        offsets : array_like of integers of shape (B + 1,), optional
+            Where in x (N, I), sequence after sequence, each one begins, and the last
+            ends.
         resets : array_like of bool of shape (T, B), or (T,) for all, optional
             Where a sequence begins anew, as in `bptt.forward`. Neither direction
-            carries a state over the border before such a step. With batch_first (B, T).
+            carries a state over the border before such a step. In the form of x.
+        reset_state : array_like of shape (L, B, H), or (L, H) for all, optional
+            The state from which resets start instead of z0, as in `bptt.forward`.
+        memory : int or str, optional
+            Keep only some states and let `backward` compute the others again, as in
+            `bptt.forward`; of two directions each has half. For num_layers = 1: a layer
+            above needs every state of the one below.
+        checkpoint : int, optional
+            Keep only the states so many steps apart, likewise.
         training : bool, default False
             Whether there is dropout.
         seed : int or numpy.random.Generator, optional
@@ -154,7 +172,9 @@ class RNN:
         Returns
         -------
         z : ndarray of shape (T, B, D H), or (T, D H) for one sequence
-            States of the last layer, of its D directions side by side. Read-only.
+            States of the last layer, of its D directions side by side. Read-only. In
+            the form of x where it is a list, or has offsets. With memory or checkpoint
+            the last states alone, ``tape.z_last``.
         tape : StackTape
             What `backward` needs; ``tape.z_last`` (L, B, H) is where each cell ended.
 
@@ -168,34 +188,84 @@ class RNN:
         >>> rnn = RNN(3, 8, batch_first=True, seed=0)
         >>> rnn.forward(np.ones((4, 5, 3), np.float32))[0].shape
         (4, 5, 8)
+
+        Sequences of different lengths, in both directions:
+
+        >>> rnn = RNN(3, 8, bidirectional=True, seed=0)
+        >>> x = [np.ones((5, 3), np.float32), np.ones((2, 3), np.float32)]
+        >>> z, tape = rnn.forward(x)
+        >>> z[1].shape, rnn.backward(tape, z).x[1].shape
+        ((2, 16), (2, 3))
         """
         _parameters.check(self.params, self.stack.shapes(), self.stack.dtype)
-        x = as_array("x", x)
-        batched = x.ndim + (x.dtype.kind in "iu") == 3  # an id stands for a row
+        budget = as_budgets(self.stack, memory, checkpoint)
+        batched = False
+        if not is_list(x):
+            x = as_array("x", x)
+            batched = x.ndim + (x.dtype.kind in "iu") == 3  # an id stands for a row
         if batched:
             x = self._swapped(x)
             if resets is not None and np.ndim(resets) == 2:
                 resets = self._swapped(as_array("resets", resets))
-        states = None if z0 is None else self.stack.as_states(x, z0)
+        states = None if z0 is None else self.stack.as_states("z0", x, z0, offsets)
+        if reset_state is not None and np.ndim(reset_state) != 2:
+            reset_state = self.stack.as_states("reset_state", x, reset_state, offsets)
+        elif reset_state is not None:
+            shape = self.stack.cells, self.stack.hidden_size
+            reset_state = as_real("reset_state", reset_state, self.stack.dtype)
+            check_shape("reset_state", reset_state, "(L, H)", shape)
         generator = initializers.as_generator(seed) if training else None
-        z, tape = self.stack.forward(
-            self.params,
-            x,
-            states,
-            lengths=lengths,
-            resets=resets,
-            generator=generator,
-        )
-        return self._swapped(z) if batched else z, tape
+        with budget_of_all(self.stack.cells):
+            z, tape = self.stack.forward(
+                self.params,
+                x,
+                states,
+                lengths=lengths,
+                offsets=offsets,
+                resets=resets,
+                reset_state=reset_state,
+                generator=generator,
+                budget=budget,
+            )
+        if budget:
+            return z, tape
+        return self._swapped(z) if batched else tape.order.split(z), tape
 
+    @overload
     def backward(
         self,
         tape: StackTape,
-        dz: ArrayLike | None = None,
+        dz: Dz = None,
         *,
         dz_last: ArrayLike | None = None,
         need_x_grad: bool = True,
-    ) -> StackGradients:
+        clip_error: float | None = None,
+        clip_error_value: float | None = None,
+        record: Literal[False] = False,
+    ) -> StackGradients: ...
+    @overload
+    def backward(
+        self,
+        tape: StackTape,
+        dz: Dz = None,
+        *,
+        dz_last: ArrayLike | None = None,
+        need_x_grad: bool = True,
+        clip_error: float | None = None,
+        clip_error_value: float | None = None,
+        record: Literal[True],
+    ) -> tuple[StackGradients, tuple[ErrorFlow, ...]]: ...
+    def backward(
+        self,
+        tape: StackTape,
+        dz: Dz = None,
+        *,
+        dz_last: ArrayLike | None = None,
+        need_x_grad: bool = True,
+        clip_error: float | None = None,
+        clip_error_value: float | None = None,
+        record: bool = False,
+    ) -> StackGradients | tuple[StackGradients, tuple[ErrorFlow, ...]]:
         """Return the exact gradients of a loss on the states.
 
         Parameters
@@ -203,16 +273,23 @@ class RNN:
         tape : StackTape
             From `forward`.
         dz : array_like of shape (T, B, D H), or (T, D H) for one sequence, optional
-            Gradient of the loss with respect to each state that `forward` returned.
+            Gradient of the loss with respect to each state that `forward` returned, in
+            the form of x. Of a single layer in one direction it may be a function, as
+            in `bptt.backward`.
         dz_last : array_like of shape (L, B, H), or (L, H) for one sequence, optional
             The same for the states in ``tape.z_last``; added where both are given.
         need_x_grad : bool, default True
             Whether to compute the gradient with respect to x. Token ids have none.
+        clip_error, clip_error_value : float, optional
+            As in `bptt.backward`, for the error of each cell by itself.
+        record : bool, default False
+            Whether to return an `ErrorFlow` of each cell as well, L of them, whose
+            steps are those of x.
 
         Returns
         -------
         StackGradients
-            The fields params, z0, x.
+            The fields params, z0, x. With record, a pair of it and a tuple.
 
         Raises
         ------
@@ -235,22 +312,31 @@ class RNN:
         if dz is None and dz_last is None:
             raise ValueError("dz or dz_last must be given: a loss needs a gradient")
         batched = len(tape.shape) == 3
-        if dz is not None:
-            dz = as_real("dz", dz, self.stack.dtype, contiguous=False)
-            T, *B, _ = tape.shape
-            order = (*B, T) if self.batch_first else (T, *B)
-            letters = "B, T" if self.batch_first else "T, B"
-            letters = f"({letters if batched else 'T'}, D H)"
-            check_shape("dz", dz, letters, (*order, self.stack.width))
-            dz = self._swapped(dz) if batched else dz
+        if callable(dz):
+            dz = as_function(self.stack, dz, tape, self.batch_first)
+        elif dz is not None:
+            dz = as_dz(self.stack, dz, tape, self.batch_first)
         if dz_last is not None:
             dz_last = as_real("dz_last", dz_last, self.stack.dtype)
-            letters = "(L, B, H)" if batched else "(L, H)"
+            letters = "(L, B, H)" if tape.z_last.ndim == 3 else "(L, H)"
             check_shape("dz_last", dz_last, letters, tape.z_last.shape)
-        grads = self.stack.backward(tape, dz, dz_last, need_x_grad=need_x_grad)
-        if grads.x is not None and batched:
-            grads = grads._replace(x=self._swapped(grads.x))
-        return grads
+        grads, flows = self.stack.flows_back(
+            tape,
+            dz,
+            dz_last,
+            need_x_grad=need_x_grad,
+            clip_error=clip_error,
+            clip_error_value=clip_error_value,
+            record=record,
+        )
+        if batched:
+            if grads.x is not None:
+                grads = grads._replace(x=self._swapped(grads.x))
+            flows = tuple(
+                ErrorFlow(self._swapped(f.norms), self._swapped(f.saturated), f.dead)
+                for f in flows
+            )
+        return (grads, flows) if record else grads
 
     def torch_state(self) -> dict[str, Array]:
         """Return the parameters under the names of PyTorch's ``nn.RNN``.
@@ -266,12 +352,7 @@ class RNN:
         >>> list(RNN(3, 8, bias=False, bidirectional=True).torch_state())
         ['weight_ih_l0', 'weight_hh_l0', 'weight_ih_l0_reverse', 'weight_hh_l0_reverse']
         """
-        state: dict[str, Array] = {}
-        for name, p in self.params.items():
-            first, *rest = self._torch_names(name)
-            state[first] = p.T
-            state |= {other: np.zeros_like(p) for other in rest}
-        return state
+        return _torch_names.to_torch(self.params)
 
     def load_torch_state(self, state: Mapping[str, ArrayLike]) -> None:
         """Take over the parameters of a PyTorch ``nn.RNN`` of the same sizes.
@@ -295,60 +376,10 @@ class RNN:
         >>> bool((rnn.params["V"] == other.params["V"]).all())
         True
         """
-        wanted = {n: self._torch_names(n) for n in self.params}
-        names = [name for row in wanted.values() for name in row]
-        if wrong := sorted(state.keys() ^ dict.fromkeys(names).keys()):
-            what = "lacks" if wrong[0] in names else "must not have"
-            raise ValueError(f"state {what} {wrong[0]!r} for {self!r}")
-        taken = {}
-        for name, row in wanted.items():
-            parts = [as_real(n, state[n], self.stack.dtype) for n in row]
-            shape = self.params[name].shape[::-1]
-            for n, part in zip(row, parts, strict=True):
-                check_shape(n, part, _letters(n), shape)
-            taken[name] = sum(parts[1:], parts[0]).T
+        taken = _torch_names.from_torch(state, self.params, self.stack.dtype, self)
         for name, value in taken.items():
             self.params[name][...] = value
-
-    def _torch_names(self, name: str) -> list[str]:
-        kind, _, end = name.partition("_")
-        if not end.startswith("l"):
-            end = "l0" + ("_reverse" if end else "")
-        return [f"{theirs}_{end}" for theirs in _TORCH[kind]]
 
     def _swapped(self, array: Array) -> Array:
         """Return an array with batch_first time first, and the other way about."""
         return array.swapaxes(0, 1) if self.batch_first else array
-
-
-def as_stack(
-    input_size: int,
-    hidden_size: int,
-    num_layers: int,
-    bidirectional: bool,
-    dropout: float,
-    activation: str | Activation,
-    bias: bool,
-    dtype: DTypeLike,
-) -> Stack:
-    """Return the layers that the arguments of an `RNN` or a `Network` ask for."""
-    stack = Stack(
-        as_size("input_size", input_size),
-        as_size("hidden_size", hidden_size),
-        as_size("num_layers", num_layers),
-        2 if bidirectional else 1,
-        as_fraction("dropout", dropout),
-        bool(bias),
-        as_activation(activation),
-        initializers.as_float(dtype),
-    )
-    if dropout and stack.num_layers == 1:
-        raise ValueError(
-            f"dropout is between layers and needs num_layers above 1, got {dropout} "
-            "with num_layers = 1"
-        )
-    return stack
-
-
-def _letters(theirs: str) -> str:
-    return {"weight_ih": "(H, I)", "weight_hh": "(H, H)"}.get(theirs[:9], "(H,)")

@@ -14,34 +14,34 @@ A source is one of
 - a function without arguments that returns a new iterator over chunks. An iterator
   cannot go back, and so is started again for each group of about sqrt(n) chunks;
 - an iterator over chunks, which is read once: for `forward`, or with ``keep=True``.
+
+Where sequences start anew is said by an array of all steps, in memory or a memmap, or
+by a function that is asked chunk by chunk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import islice
-from math import isqrt
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bptt import _backend
-from bptt._inputs import as_input, as_rows
-from bptt._parts import Segment
-from bptt._tape import Gradients
-from bptt._validation import as_array, as_real, as_size, check_ndim, check_shape
+from bptt._forms import Rectangle
+from bptt._inputs import as_flow, as_input, as_reset_state, as_rows, with_records
+from bptt._parts import Flow, Layout, Segment
+from bptt._runs import add_starts, with_room
+from bptt._sources import Source, StreamChangedError
+from bptt._tape import ErrorFlow, Gradients, as_error_flow
+from bptt._validation import as_array, as_real, check_ndim, check_shape
 from bptt.activations import Activation, as_activation
 
 Array = NDArray[Any]
 Loss = Callable[[int, Array], tuple[float, ArrayLike | None]]
+Resets = ArrayLike | Callable[[int, Array], ArrayLike] | None
 
-# Bytes of states of a chunk of an array: as many as the caches hold.
-CHUNK_BYTES = 1 << 20
-
-
-class StreamChangedError(ValueError):
-    """The second reading of a source gave something else than the first."""
+__all__ = ["StreamChangedError", "StreamResult", "forward", "gradients"]
 
 
 class StreamResult(NamedTuple):
@@ -69,6 +69,8 @@ def forward(
     z0: ArrayLike | None = None,
     *,
     activation: str | Activation = "tanh",
+    resets: Resets = None,
+    reset_state: ArrayLike | None = None,
     steps: int | None = None,
     each: Callable[[int, Array], object] | None = None,
 ) -> Array:
@@ -79,6 +81,11 @@ def forward(
     source : array, object with chunks, function or iterator
         See the text of this module.
     W, V, b, z0, activation
+        As in `bptt.forward`.
+    resets : array_like of bool of shape (T, B), or (T,) for all, or callable, optional
+        As in `bptt.forward`. A function ``resets(start, x)`` returns those of a chunk
+        x, whose first step is step start + 1.
+    reset_state : array_like of shape (B, H), or (H,) for all, optional
         As in `bptt.forward`.
     steps : int, optional
         Steps of a chunk of an array.
@@ -101,14 +108,14 @@ def forward(
     >>> forward(chunks, np.ones((3, 2)), np.eye(2)).shape
     (2,)
     """
-    layer = _Layer(W, V, b, z0, activation)
+    layer = _Layer(W, V, b, z0, activation, resets, reset_state)
     start = 0
-    for x in _Source(source, steps, layer).read():
-        z = layer.run(x)
+    for x in Source(source, steps, layer).read():
+        z = layer.run(x, layer.layout(start, x))
         if each is not None:
-            each(start, layer.view(z))
-        start += len(z) - 1
-    return layer.last()
+            each(start, layer.view(z)[1:])
+        start += len(x)
+    return layer.last(start)
 
 
 def gradients(
@@ -120,9 +127,14 @@ def gradients(
     z0: ArrayLike | None = None,
     *,
     activation: str | Activation = "tanh",
+    resets: Resets = None,
+    reset_state: ArrayLike | None = None,
+    clip_error: float | None = None,
+    clip_error_value: float | None = None,
     steps: int | None = None,
     keep: bool = False,
     dx: Callable[[int, Array], object] | None = None,
+    record: Callable[[int, ErrorFlow], object] | None = None,
 ) -> StreamResult:
     """Return a loss over a source, and its exact gradients.
 
@@ -140,12 +152,20 @@ def gradients(
         once for each chunk, from the last to the first.
     W, V, b, z0, activation
         As in `bptt.forward`.
+    resets : array_like of bool of shape (T, B), or (T,) for all, or callable, optional
+        As in `bptt.streaming.forward`. A function is called twice for each chunk.
+    reset_state : array_like of shape (B, H), or (H,) for all, optional
+        As in `bptt.forward`.
+    clip_error, clip_error_value : float, optional
+        As in `bptt.backward`.
     steps : int, optional
         Steps of a chunk of an array, rounded up to whole time chunks.
     keep : bool, default False
         Whether to keep the chunks of an iterator in memory.
     dx : callable, optional
         Called as ``dx(start, gradient)`` with the gradient of each chunk.
+    record : callable, optional
+        Called as ``record(start, flow)`` with the `ErrorFlow` of each chunk.
 
     Returns
     -------
@@ -168,8 +188,9 @@ def gradients(
     >>> gradients(chunks, loss, np.ones((3, 2)), np.eye(2)).grads.V.shape
     (2, 2)
     """
-    layer = _Layer(W, V, b, z0, activation)
-    chunks = _Source(source, steps, layer, keep=keep)
+    layer = _Layer(W, V, b, z0, activation, resets, reset_state)
+    flow = as_flow(clip_error, clip_error_value, record is not None)
+    chunks = Source(source, steps, layer, keep=keep)
     if not chunks.again:
         raise ValueError(
             "source must be readable twice, got an iterator; pass a function that "
@@ -178,27 +199,31 @@ def gradients(
     borders, starts = [], [0]
     for x in chunks.read():
         borders.append(layer.state)
-        starts.append(starts[-1] + len(layer.run(x)) - 1)
-    last = layer.last()
+        layer.run(x, layer.layout(starts[-1], x))
+        starts.append(starts[-1] + len(x))
+    last = layer.last(starts[-1])
     borders.append(layer.state)
 
     back = _Backward(layer, starts[-1])
     total = 0.0
     for i, x in chunks.read_back(len(borders) - 1):
-        layer.state = borders[i]
-        z = layer.run(x)
-        if len(z) - 1 != starts[i + 1] - starts[i] or (
-            layer.state.tobytes() != borders[i + 1].tobytes()
-        ):
+        layer.state, steps = borders[i], starts[i + 1] - starts[i]
+        layout = layer.layout(starts[i], x) if len(x) == steps else None
+        z = layer.run(x, layout)
+        if len(x) != steps or layer.state.tobytes() != borders[i + 1].tobytes():
             raise StreamChangedError(
                 f"source must give the same chunks when it is read again; "
                 f"chunk {i} is another one"
             )
-        value, dz = loss(starts[i], layer.view(z))
+        value, dz = loss(starts[i], layer.view(z)[1:])
         total += float(value)
-        gradient = back.run(x, z, dz, dx is not None)
+        if record is not None and flow is not None:
+            flow = with_records(flow, layer.activation, x.shape[:2], layer.H)
+        gradient = back.run(x, z, dz, dx is not None, layout, flow)
         if dx is not None and gradient is not None:
             dx(starts[i], gradient)
+        if record is not None and flow is not None:
+            record(starts[i], as_error_flow(flow, layer.batched))
     return StreamResult(total, back.gradients(), last)
 
 
@@ -212,6 +237,8 @@ class _Layer:
         b: ArrayLike | None,
         z0: ArrayLike | None,
         activation: str | Activation,
+        resets: Resets,
+        reset_state: ArrayLike | None,
     ) -> None:
         self.W = as_real("W", W, contiguous=False)
         check_ndim("W", self.W, "(I, H)")
@@ -222,8 +249,19 @@ class _Layer:
         if self.b is not None:
             check_shape("b", self.b, "(H,)", (self.H,))
         self.z0, self.activation = z0, as_activation(activation)
+        self.resets: Array | Callable[[int, Array], ArrayLike] | None = None
+        if callable(resets):
+            self.resets = resets
+        elif resets is not None:
+            self.resets = as_array("resets", resets)
+            if self.resets.ndim not in (1, 2):
+                shape = self.resets.shape
+                raise ValueError(f"resets must have shape (T, B) or (T,), got {shape}")
         self.B, self.batched = -1, True  # known from the first chunk on
-        self.state: Array = np.empty((0, self.H), self.W.dtype)
+        self.reset_state = reset_state
+        if reset_state is not None and resets is None:
+            raise ValueError("reset_state needs resets, got None")
+        self.state = self.starts = np.empty((0, self.H), self.W.dtype)
 
     def read(self, x: ArrayLike) -> Array:
         """Return a chunk as (t, B, I), or ids (t, B)."""
@@ -235,97 +273,56 @@ class _Layer:
             if self.z0 is not None:
                 rows = as_rows("z0", self.z0, B, self.H, self.W.dtype, batched)
                 self.state = rows.copy()
+            form, dtype = Rectangle(len(cells), B, batched), self.W.dtype
+            again = as_reset_state(self.reset_state, form, self.H, dtype)
+            self.starts = self.state
+            if again is not None:
+                self.starts = np.concatenate([self.state, again])
         elif (B, batched) != (self.B, self.batched):
             raise ValueError(f"source must give chunks of one B, got {self.B} and {B}")
         return cells
 
-    def run(self, x: Array) -> Array:
+    def layout(self, start: int, x: Array) -> Layout | None:
+        """Return where the sequences of a chunk start anew."""
+        if self.resets is None:
+            return None
+        form = Rectangle(len(x), self.B, self.batched)
+        if isinstance(self.resets, np.ndarray):
+            if len(self.resets) < start + len(x):
+                self._check_steps(f"{start + len(x)} or more")
+            flags = form.flags("resets", self.resets[start : start + len(x)])
+        else:
+            flags = form.flags("resets(start, x)", self.resets(start, self.view(x)))
+        apart = len(self.starts) > self.B
+        layout = form.layout(flags, int(start == 0 and not apart), apart=apart)
+        return None if layout is None else layout._replace(starts=self.starts)
+
+    def _check_steps(self, steps: object) -> None:
+        if isinstance(self.resets, np.ndarray) and len(self.resets) != steps:
+            raise ValueError(
+                f"resets must have as many steps as the source, {steps}, "
+                f"got {len(self.resets)}"
+            )
+
+    def run(self, x: Array, layout: Layout | None) -> Array:
         """Run forward over a chunk from the state before it; return all its states."""
         z = np.empty((len(x) + 1, self.B, self.H), self.W.dtype)
         z[0] = self.state
-        _backend.kernels.forward(x, self.W, self.V, self.b, z, self.activation)
+        _backend.kernels.forward(x, self.W, self.V, self.b, z, self.activation, layout)
         z.flags.writeable = False
         self.state = z[-1].copy()
         return z
 
-    def view(self, z: Array) -> Array:
-        """Return the states of a chunk in the form of x."""
-        return z[1:] if self.batched else z[1:, 0]
+    def view(self, array: Array) -> Array:
+        """Return an array (t, B, ...) in the form of the chunks."""
+        return array if self.batched else array[:, 0]
 
-    def last(self) -> Array:
+    def last(self, steps: int) -> Array:
+        """Return the state after the last of all steps."""
         if self.B < 0:
             raise ValueError("source must give at least one chunk")
+        self._check_steps(steps)
         return self.state if self.batched else self.state[0]
-
-
-class _Source:
-    """Chunks from the first to the last, and back."""
-
-    def __init__(
-        self, source: Any, steps: int | None, layer: _Layer, *, keep: bool = False
-    ) -> None:
-        self.layer = layer
-        if steps is not None and not isinstance(source, np.ndarray):
-            raise ValueError("steps must be None where the source gives chunks")
-        if isinstance(source, np.ndarray):
-            source = _Slices(as_array("source", source), steps, layer)
-        elif keep and not hasattr(source, "__getitem__") and not callable(source):
-            source = list(source)
-        self.source = source
-        self.by_index = hasattr(source, "__getitem__") and hasattr(source, "__len__")
-        self.again = self.by_index or callable(source)
-        if not self.again and not isinstance(source, Iterator):
-            raise TypeError(
-                "source must be an array, chunks, a function or an iterator, "
-                f"got {type(source).__name__}"
-            )
-
-    def read(self) -> Iterator[Array]:
-        if self.by_index:
-            for i in range(len(self.source)):
-                yield self.layer.read(self.source[i])
-        else:
-            for x in self.source() if callable(self.source) else self.source:
-                yield self.layer.read(x)
-
-    def read_back(self, count: int) -> Iterator[tuple[int, Array]]:
-        """Yield (i, chunk i) from the last to the first."""
-        if self.by_index:
-            for i in range(count - 1, -1, -1):
-                yield i, self.layer.read(self.source[i])
-            return
-        group = isqrt(max(0, count - 1)) + 1
-        for first in range((count - 1) // group * group, -1, -group):
-            end = min(count, first + group)
-            chunks = [self.layer.read(x) for x in islice(self.source(), first, end)]
-            if len(chunks) < end - first:
-                raise StreamChangedError(
-                    "source must give the same chunks when it is read again; "
-                    f"chunk {first + len(chunks)} is missing"
-                )
-            while chunks:
-                yield first + len(chunks) - 1, chunks.pop()
-
-
-class _Slices:
-    """An array as chunks of whole time chunks."""
-
-    def __init__(self, x: Array, steps: int | None, layer: _Layer) -> None:
-        self.x = x
-        # (T, B, I), or ids (T, B).
-        B = x.shape[1] if x.ndim == 2 + (x.dtype.kind not in "iu") else 1
-        H, itemsize = layer.H, layer.W.dtype.itemsize
-        if steps is None:
-            steps = max(1, CHUNK_BYTES // max(1, B * H * itemsize))
-        T = len(x) if x.ndim else 0
-        unit = _backend.kernels.chunk_steps(max(1, T), max(1, B), layer.I, H, itemsize)
-        self.steps: int = -(-as_size("steps", steps) // unit) * unit
-
-    def __len__(self) -> int:
-        return max(1, -(-len(self.x) // self.steps))
-
-    def __getitem__(self, i: int) -> Array:
-        return self.x[i * self.steps : (i + 1) * self.steps]
 
 
 class _Backward:
@@ -336,13 +333,22 @@ class _Backward:
         dtype, I, H = layer.W.dtype, layer.I, layer.H
         self.dW, self.dV = np.zeros((I, H), dtype), np.zeros((H, H), dtype)
         self.db = None if layer.b is None else np.zeros(H, dtype)
-        self.dz0 = np.zeros((layer.B, H), dtype)
+        self.dz0: Array | None = None  # of the starts in mid-course, if there are any
+        self.dz_start = np.zeros((layer.B, H), dtype)
         self.da_next: Array | None = None
         self.steps = _backend.kernels.chunk_steps(
             max(1, T), max(1, layer.B), I, H, dtype.itemsize
         )
 
-    def run(self, x: Array, z: Array, dz: Any, need_x_grad: bool) -> Array | None:
+    def run(
+        self,
+        x: Array,
+        z: Array,
+        dz: Any,
+        need_x_grad: bool,
+        layout: Layout | None,
+        flow: Flow | None,
+    ) -> Array | None:
         """Run back over a chunk; return the gradient of x."""
         layer = self.layer
         dtype, T, (B, H) = z.dtype, len(x), z.shape[1:]
@@ -350,7 +356,7 @@ class _Backward:
         dz_last = None
         if dz is not None:
             dz = as_real("dz", dz, dtype)
-            shape = layer.view(z).shape
+            shape = layer.view(z)[1:].shape
             if dz.shape == shape[1:]:
                 dz, dz_last = None, dz.reshape(B, H)
             else:
@@ -358,13 +364,18 @@ class _Backward:
                 dz = dz.reshape(T, B, H)
         if T and B:
             da_first = np.empty((B, H), dtype)
+            layout = with_room(layout, H, dtype)
             segment = Segment(
                 self.steps, self.da_next is not None, self.da_next, da_first
             )
             _backend.kernels.backward(
                 x, layer.W, layer.V, z, layer.activation, dz, dz_last,
-                self.dW, self.dV, self.db, self.dz0, dx, None, segment,
+                self.dW, self.dV, self.db, self.dz_start, dx, layout, segment, flow,
             )  # fmt: skip
+            if layout is not None:
+                if self.dz0 is None:
+                    self.dz0 = np.zeros((B, H), dtype)
+                add_starts(self.dz0, layer.V, layout)
             self.da_next = da_first
         elif T == 0 and dz_last is not None and dz_last.any():
             raise ValueError("dz must be None or zero for a chunk without steps")
@@ -373,5 +384,6 @@ class _Backward:
         return dx[:, 0]
 
     def gradients(self) -> Gradients:
-        dz0 = self.dz0 if self.layer.batched else self.dz0[0]
+        dz0 = self.dz_start if self.dz0 is None else self.dz0 + self.dz_start
+        dz0 = dz0 if self.layer.batched else dz0[0]
         return Gradients(self.dW, self.dV, self.db, dz0, None)

@@ -14,29 +14,28 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from bptt import _checkpoint
 from bptt._checkpoint import Run
 from bptt._interrupts import Interrupts
 from bptt._progress import Callback, Progress, bar
 from bptt._validation import as_positive, as_size
-from bptt._walk import Walk, as_batch
+from bptt._walk import Walk
 from bptt.clipping import clip_norm
-from bptt.data import Batches
+from bptt.data import Batches, Data, as_batch, as_batches
 from bptt.history import History, Record
 from bptt.network import Network
 from bptt.optimizers import Optimizer
 from bptt.schedules import as_number
 from bptt.serialization import check_path
 
-Validation = tuple[ArrayLike, ArrayLike] | Callable[[Network], float]
+Validation = Data | Callable[[Network], float]
 T = TypeVar("T")
 
 
 def train(
     network: Network,
-    batches: Batches | tuple[ArrayLike, ArrayLike],
+    batches: Batches | Data,
     *,
     optimizer: Optimizer,
     steps: int | None = None,
@@ -62,9 +61,10 @@ def train(
     ----------
     network : Network
         Whose parameters are changed.
-    batches : callable, or (x, target)
-        The batch of each step, ``batches(step) -> (x, target)`` with step from 0, see
-        `bptt.data`; or one batch for all steps.
+    batches : callable, or a batch
+        The batch of each step, ``batches(step) -> (x, target)`` with step from 0, or
+        (x, target, lengths), or a `bptt.data.Batch`, see `bptt.data`; or one batch for
+        all steps.
     optimizer : Optimizer
         What makes a step of a gradient.
     steps, epochs : int
@@ -74,7 +74,9 @@ def train(
         Truncated BPTT, see `bptt.truncation.truncated`: each batch is walked through in
         pieces of k1 steps of time, each of which is a step of the run: an update from
         the loss of the piece, whose gradient goes back k2 >= k1 steps, by default k1,
-        but not beyond the batch. All batches must have as many steps of time.
+        but not beyond the batch. All batches must have as many steps of time, padding
+        included: a piece that is nothing else is a step of loss 0 and gradient 0. No
+        gradient goes back over a reset, and a sequence starts from 0 there.
     clip : float, optional
         Threshold of the gradient's norm over all parameters, see `bptt.clip_norm`.
     omega : float, optional
@@ -84,7 +86,7 @@ def train(
     nonfinite : {"raise", "zero", "pass"}
         What a gradient with a NaN or an infinity gets, see `bptt.clip_norm`. The state
         of a stateful network is then that before the batch.
-    validation : (x, target) or callable, optional
+    validation : batch or callable, optional
         Data for `Network.evaluate`, or a function from the network to a float.
     validate_every : int, optional
         Steps between two validations; the default is an epoch, or 100 steps where
@@ -146,7 +148,7 @@ def train(
         raise TypeError(
             f"optimizer must be one of bptt.optimizers, as Adam(), got {optimizer!r}"
         )
-    batch_of, epoch = _as_batches(batches)
+    batch_of, epoch = as_batches(batches)
     walk = None
     if k1 is not None:
         state = network.state
@@ -267,17 +269,23 @@ class _Trainer:
     def _step(self, step: int) -> Record:
         """Make one step, entirely or not at all."""
         run, network, optimizer = self.run, self.run.network, self.run.optimizer
-        x, target = as_batch(step, self._ask(self.batch_of, step))
+        batch = self._ask(self.batch_of, step)
+        batch = as_batch(f"batches({step}) must return", batch)
         if self.epoch and step % self.epoch == 0:
             network.reset()
         before = network.state
         seed = [self.seed, step]
         if run.walk is None:
             loss, grads = network.loss_and_gradients(
-                x, target, omega=self.omega, seed=seed
+                batch.x,
+                batch.target,
+                lengths=batch.lengths,
+                resets=batch.resets,
+                omega=self.omega,
+                seed=seed,
             )
         else:
-            loss, grads = run.walk.loss_and_gradients(step, x, target, seed)
+            loss, grads = run.walk.loss_and_gradients(step, batch, seed)
         params = grads.params
         clipped, norm = clip_norm(params, self.clip, nonfinite=self.nonfinite)
         if not math.isfinite(norm):
@@ -326,21 +334,6 @@ class _Trainer:
                 _checkpoint.save(self.path, self.run)
 
 
-def _as_batches(
-    batches: Batches | tuple[ArrayLike, ArrayLike],
-) -> tuple[Batches, int | None]:
-    """Return a function of the step, and the number of steps in an epoch if known."""
-    if isinstance(batches, tuple) and len(batches) == 2:
-        batch = batches
-        return (lambda step: batch), 1
-    if not callable(batches):
-        raise TypeError(
-            "batches must be (x, target) or a function from the step to such a pair, "
-            f"got {type(batches).__name__}"
-        )
-    return batches, len(batches) if hasattr(batches, "__len__") else None
-
-
 def _as_callbacks(callbacks: Iterable[Callback]) -> tuple[Callback, ...]:
     if not isinstance(callbacks, Iterable):
         raise TypeError(f"callbacks must be a list of functions, got {callbacks!r}")
@@ -370,13 +363,13 @@ def _as_validation(
 ) -> Callable[[Network], float] | None:
     if validation is None or callable(validation):
         return validation
-    if not (isinstance(validation, tuple) and len(validation) == 2):
+    if not isinstance(validation, tuple):
         raise TypeError(
-            "validation must be (x, target) or a function of the network, "
+            "validation must be a batch (x, target) or a function of the network, "
             f"got {type(validation).__name__}"
         )
-    x, target = validation
-    return lambda network: network.evaluate(x, target)
+    x, target, lengths, resets = as_batch("validation must be", validation)
+    return lambda network: network.evaluate(x, target, lengths=lengths, resets=resets)
 
 
 def _as_seed(seed: int) -> int:

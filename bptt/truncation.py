@@ -147,7 +147,7 @@ def _updates(
             if tape is not None:
                 window.follow(tape)
                 tape = None
-            z = window.forward(params, x)
+            z, _ = window.forward(params, x)
             value, dz = loss(z, target)
             named, dz0, _ = window.backward(_as_dz(dz, z))
             grads = Gradients(named["W"], named["V"], named.get("b"), dz0[0], None)
@@ -298,7 +298,12 @@ def _pieces(stream: Stream, k: int) -> Iterator[tuple[Array, Array]]:
     """Yield a stream in pieces of k steps, however long those are that it comes in."""
     left: list[tuple[Array, Array]] = []
     have = 0
-    for x, target in [stream] if isinstance(stream, tuple) else stream:
+    for pair in [stream] if isinstance(stream, tuple) else stream:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            came = type(pair).__name__
+            came += f" of {len(pair)}" if isinstance(pair, (tuple, list)) else ""
+            raise TypeError(f"stream must give pairs (x, target), got {came}")
+        x, target = pair
         x, target = as_array("x", x), as_array("target", target)
         if not x.ndim or not target.ndim or len(x) != len(target):
             raise ValueError(

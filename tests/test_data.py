@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bptt.data import Minibatches, TokenStreams
+from bptt.data import Minibatches, TokenStreams, pad
 
 
 def test_each_sequence_comes_once_an_epoch_with_its_target(rng):
@@ -18,6 +18,28 @@ def test_each_sequence_comes_once_an_epoch_with_its_target(rng):
             assert (b == 2 * a).all()
             seen.extend(a[0, :, 0])
         assert sorted(seen) == sorted(x[0, :, 0])
+
+
+@pytest.mark.parametrize("shape", [(), (2,), (2, 3)])
+def test_padding_goes_after_the_end(shape, rng):
+    sequences = [rng.normal(size=(n, *shape)) for n in (4, 0, 7)]
+    padded, lengths = pad(sequences)
+    assert padded.shape == (7, 3, *shape)
+    assert lengths.tolist() == [4, 0, 7]
+    for n, sequence in enumerate(sequences):
+        assert (padded[: len(sequence), n] == sequence).all()
+        assert not padded[len(sequence) :, n].any()
+
+
+def test_lengths_go_with_their_sequences(rng):
+    lengths = np.arange(1, 13)
+    x, _ = pad([np.full(n, n) for n in lengths])
+    batches = Minibatches(x, x, 5, lengths=lengths)
+    for step in range(6):
+        x_n, target, n = batches(step)
+        assert (x_n.max(axis=0) == n).all()
+        assert ((x_n > 0).sum(axis=0) == n).all()
+        assert (target == x_n).all()
 
 
 def test_the_order_is_a_function_of_seed_and_step(rng):

@@ -7,8 +7,9 @@ import pytest
 from tolerances import COMPLEX_STEP, assert_within, loss_bound
 
 import bptt
+from bptt._readout import PARAMETERS
 from bptt.initializers import get
-from bptt.network import PARAMETERS, Network, NetworkGradients
+from bptt.network import Network, NetworkGradients
 
 STEP = 1e-30
 T, B, I, H, O = 6, 3, 4, 5, 2

@@ -186,6 +186,47 @@ def test_lengths_are_those_of_single_sequences(kind, readout, rng):
         assert_within(grad, expected[name], bound, name)
 
 
+@pytest.mark.parametrize("kind", [{}, *KINDS])
+@pytest.mark.parametrize("readout", ["every", "last"])
+def test_a_list_is_a_padded_batch(kind, readout, rng):
+    network = make(rng, readout=readout, **kind)
+    x, target, z0 = make_batch(rng, network)
+    lengths, cells = np.array([4, 1, 6]), network.stack.cells
+    z0 = z0[0] if cells == 1 else z0
+    flags = rng.random((T, B)) < 0.3
+
+    def listed(array):
+        return [array[:n, row].copy() for row, n in enumerate(lengths)]
+
+    targets = listed(target) if readout == "every" else target
+    padded = {"lengths": lengths, "resets": flags}
+    mine = {"resets": listed(flags)}
+    bound = loss_bound(x, target, np.float64) * T * H
+    loss, grads = network.loss_and_gradients(
+        listed(x), targets, z0, need_x_grad=True, seed=0, **mine
+    )
+    value, expected = network.loss_and_gradients(
+        x, target, z0, need_x_grad=True, seed=0, **padded
+    )
+    if "dropout" not in kind:  # which is drawn for padding too
+        assert abs(loss - value) <= bound
+        for name, grad in grads.params.items():
+            assert np.abs(grad).max() > bound
+            assert_within(grad, expected.params[name], bound, name)
+        assert_within(grads.z0, expected.z0, bound, "z0")
+        for one, other in zip(grads.x, listed(expected.x), strict=True):
+            assert_within(one, other, bound, "x")
+    value = network.evaluate(x, target, z0, **padded)
+    assert abs(network.evaluate(listed(x), targets, z0, **mine) - value) <= bound
+    f = network.predict(listed(x), z0, **mine)
+    whole = network.predict(x, z0, **padded)
+    if readout == "last":
+        assert_within(f, whole, bound, "f")
+    else:
+        for one, other in zip(f, listed(whole), strict=True):
+            assert_within(one, other, bound, "f")
+
+
 @pytest.mark.parametrize("kind", [{}, {"num_layers": 2}])
 def test_resets_cut_a_stateful_network_too(kind, rng):
     network = make(rng, **kind, stateful=True)
@@ -204,11 +245,42 @@ def test_resets_cut_a_stateful_network_too(kind, rng):
     assert_within(network.state, kept, bound, "state")
 
 
+@pytest.mark.parametrize("kind", [{}, {"num_layers": 2}])
+@pytest.mark.parametrize("listed", [False, True])
+def test_resets_of_a_network_that_goes_on_start_from_nothing(kind, listed, rng):
+    network = make(rng, **kind, stateful=True)
+    x, target, z0 = make_batch(rng, network)
+    kept = z0 if kind else z0[0]
+    flags = np.zeros((T, B), bool)
+    flags[4] = flags[0, 1] = True
+    start = kept.copy()
+    start[..., 1, :] = 0
+    first, _ = network.loss_and_gradients(x[:4], target[:4], start)
+    network.reset()
+    second, _ = network.loss_and_gradients(x[4:], target[4:])
+    network.state = kept
+    if listed:
+        x, target, flags = (list(a.swapaxes(0, 1)) for a in (x, target, flags))
+    loss, _ = network.loss_and_gradients(x, target, resets=flags)
+    bound = loss_bound(np.array(x), np.array(target), np.float64) * T * H
+    assert abs(loss - (4 * first + 2 * second) / 6) <= bound
+
+
 def test_targets_of_a_padded_batch_are_padded_like_it(rng):
     network = make(rng)
     x, target, _ = make_batch(rng, network)
     with pytest.raises(ValueError, match=r"target must have shape .* got \(5, 3, 2\)"):
         network.loss_and_gradients(x, target[1:], lengths=[4, 1, 6])
+
+
+def test_targets_of_a_list_are_listed_like_it(rng):
+    network = make(rng)
+    x, target, _ = make_batch(rng, network)
+    sequences = [x[:, 0], x[:2, 1]]
+    with pytest.raises(ValueError, match=r"target must be a list of 2 arrays, like x"):
+        network.loss_and_gradients(sequences, target)
+    with pytest.raises(ValueError, match=r"target\[1\] must have shape \(T, \.\.\)"):
+        network.loss_and_gradients(sequences, [target[:, 0], target[:, 1]])
 
 
 def test_the_file_of_a_single_layer_is_what_it_was():

@@ -12,6 +12,7 @@ from tolerances import STANDARD_ERRORS, assert_within
 
 import bptt
 from bptt import RNN, _directions, _stack
+from bptt._torch_names import theirs_of
 from bptt.initializers import get
 
 T, B, I, H = 7, 3, 4, 5
@@ -169,7 +170,7 @@ def test_against_pytorch(layers, both, activation, batch_first, batched, rng):
     close("z0", grads.z0, leaves[1].grad)
     gradients = {n: p.grad for n, p in theirs.named_parameters()}
     for name in rnn.params:
-        for other in rnn._torch_names(name):
+        for other in theirs_of(name):
             swapped = gradients[other].swapaxes(0, -1)
             close(name, grads.params[name], swapped)
 

@@ -6,6 +6,7 @@ from stack_proof import by_definition
 from tolerances import assert_within
 
 from bptt import RNN, _directions
+from bptt._torch_names import theirs_of
 
 T, B, I, H = 9, 5, 4, 3
 # In no order, one whole, one empty, one of a single step.
@@ -177,7 +178,7 @@ def test_against_packed_sequences_of_pytorch(layers, both, batch_first, rng):
     close("z0", grads.z0, leaves[1].grad)
     gradients = dict(theirs.named_parameters())
     for name, grad in grads.params.items():
-        for other in rnn._torch_names(name):
+        for other in theirs_of(name):
             close(name, grad, gradients[other].grad.swapaxes(0, -1))
 
 

@@ -79,11 +79,12 @@ def close(actual, desired, terms):
     assert error <= normwise_bound(terms, dtype) * np.linalg.norm(desired)
 
 
-def one_by_one(batch, resets):
+def one_by_one(batch, resets, reset_state=None):
     """Return states, last states and gradients of a loop over single sequences.
 
     A sequence with resets is cut at each of them.
     """
+    state = batch.z0 if reset_state is None else reset_state
     states, ends, dz0s, dxs = [], [], [], []
     sums = [np.zeros_like(a, np.float64) for a in (batch.W, batch.V, batch.b)]
     for i, n in enumerate(batch.lengths):
@@ -91,12 +92,13 @@ def one_by_one(batch, resets):
         z, dx, end = [], [], batch.z0[i]
         dz0 = np.zeros(len(batch.V))
         for t0, t1 in itertools.pairwise(cuts):
+            anew = t0 > 0 or (reset_state is not None and t1 and batch.resets[i][0])
             z_i, tape = bptt.forward(
                 batch.x[i][t0:t1],
                 batch.W,
                 batch.V,
                 batch.b,
-                batch.z0[i],
+                state[i] if anew else batch.z0[i],
                 activation=batch.activation,
             )
             grads = bptt.backward(
@@ -106,7 +108,7 @@ def one_by_one(batch, resets):
             )
             for total, grad in zip(sums, grads[:3], strict=True):
                 total += grad
-            dz0 += grads.z0
+            dz0 += grads.z0 if reset_state is None or not anew else 0
             z.append(z_i)
             dx.append(grads.x)
             end = tape.z_last
@@ -147,6 +149,42 @@ def test_a_list_is_a_loop_over_its_sequences(seed, resets, dtype, rng):
     else:
         for grad, wanted in zip(grads.x, expected[4], strict=True):
             close(grad, wanted, terms)
+
+
+@DTYPES
+@pytest.mark.parametrize("form", ["list", "array"])
+@pytest.mark.parametrize("seed", range(12))
+def test_resets_may_have_a_state_of_their_own(seed, form, dtype, rng):
+    rng = np.random.default_rng(seed)
+    lengths = some_lengths(rng) if form == "list" else [90] * int(rng.integers(1, 9))
+    batch = Batch(rng, lengths, 3, 9, ACTIVATIONS[seed], dtype, ids=seed % 3 == 0)
+    for flags in batch.resets[::2]:
+        flags[:1] = True  # where one begins, which counts
+    state = rng.standard_normal(batch.z0.shape).astype(dtype)
+    if seed % 2:
+        state[...] = state[0]
+    states, ends, expected = one_by_one(batch, True, state)
+    options = {"resets": batch.resets, "reset_state": state[0] if seed % 2 else state}
+    x, dz = batch.x, batch.dz
+    if form == "array":
+        x, dz = np.stack(x, axis=1), np.stack(dz, axis=1)
+        options["resets"] = np.stack(batch.resets, axis=1)
+    z, tape, grads = batch.run(x, dz, batch.dz_last, **options)
+    dx = grads.x
+    if form == "array":
+        z, dx = z.swapaxes(0, 1), None if dx is None else dx.swapaxes(0, 1)
+    terms = sum(lengths) + len(batch.V) + len(batch.W)
+    for i in range(len(lengths)):
+        close(z[i], states[i], terms)
+        if dx is not None:
+            close(dx[i], expected[4][i], terms)
+    close(tape.z_last, ends, terms)
+    for grad, wanted in zip(grads[:4], expected[:4], strict=True):
+        close(grad, wanted, terms)
+    if COMPILED:
+        again = batch.run(x, dz, batch.dz_last, **options, checkpoint=1)[2]
+        for leaf, other in zip(grads, again, strict=True):
+            same_bits(leaf, other)
 
 
 @DTYPES

@@ -8,7 +8,7 @@ from runs import STEPS, make, make_streams, same_bits
 
 import bptt
 from bptt.clipping import NonFiniteGradientError, NonFiniteGradientWarning
-from bptt.data import Minibatches
+from bptt.data import Batch, Minibatches, pad
 from bptt.network import Network
 from bptt.optimizers import SGD, Adam
 from bptt.training import train
@@ -57,6 +57,70 @@ def test_minibatches_of_sequences(rng):
     batches = Minibatches(x, target, 4, readout="last")
     history = train(network, batches, optimizer=Adam(0.01), epochs=60)
     assert history.loss[-3:].mean() < history.loss[:3].mean() / 2
+
+
+def padded(rng, readout):
+    """Return sequences of their own lengths, side by side with NaN after their ends."""
+    lengths = rng.permutation(13)  # one has no step
+    x = [rng.normal(size=(n, 3)).astype(np.float32) for n in lengths]
+    target = [a.cumsum(axis=0) for a in x]
+    if readout == "last":
+        target = np.array([a.sum(axis=0) for a in x])
+    else:
+        target, _ = pad(target)
+        target[np.arange(12)[:, None] >= lengths] = np.nan
+    x, _ = pad(x)
+    x[np.arange(12)[:, None] >= lengths] = np.nan
+    return x, target, lengths
+
+
+@pytest.mark.parametrize("readout", ["every", "last"])
+@pytest.mark.parametrize("kind", [{}, {"num_layers": 2, "bidirectional": True}])
+def test_sequences_of_their_own_lengths_and_resets(kind, readout, rng):
+    def fresh():
+        return Network(3, 8, 3, loss="squared_error", readout=readout, seed=0, **kind)
+
+    x, target, lengths = padded(rng, readout)
+    resets = rng.random(x.shape[:2]) < 0.1
+    batches = Minibatches(x, target, 4, lengths=lengths, readout=readout)
+    network, trained, optimizer = fresh(), fresh(), Adam(0.01)
+    losses = []
+    for step in range(20):
+        x_n, target_n, n = batches(step)
+        flags = resets[:, :4] if step % 2 else None
+        loss, grads = network.loss_and_gradients(x_n, target_n, lengths=n, resets=flags)
+        optimizer.update(network.params, grads.params)
+        losses.append(loss)
+
+    def with_resets(step):
+        if step % 2 == 0:
+            return batches(step)
+        return Batch(*batches(step), resets[:, :4])
+
+    history = train(
+        trained,
+        with_resets,
+        optimizer=Adam(0.01),
+        steps=20,
+        validation=(x, target, lengths),
+        validate_every=20,
+    )
+    assert history.loss.tolist() == losses
+    same_bits(trained, network)
+    loss = network.evaluate(x, target, lengths=lengths)
+    assert history.validation == [(20, loss)]
+    listed = [x[:n, row] for row, n in enumerate(lengths)]
+    targets = target
+    if readout == "every":
+        targets = [target[:n, row] for row, n in enumerate(lengths)]
+    by_lists = fresh()
+    history = train(by_lists, (listed, targets), optimizer=SGD(0.1), steps=1)
+    first, _ = fresh().loss_and_gradients(listed, targets)
+    assert history.loss.tolist() == [first]
+    whole = Batch(x, target, lengths, resets)
+    history = train(fresh(), whole, optimizer=Adam(0.01), epochs=1, validation=whole)
+    first, _ = fresh().loss_and_gradients(x, target, lengths=lengths, resets=resets)
+    assert history.loss.tolist() == [first]
 
 
 def test_callbacks_see_every_step_and_may_stop():
@@ -191,7 +255,8 @@ def test_a_wanted_bar_without_tqdm_is_told_of(monkeypatch):
         (
             {"steps": 1, "validation": 3},
             TypeError,
-            "validation must be (x, target) or a function of the network, got int",
+            "validation must be a batch (x, target) or a function of the network, got "
+            "int",
         ),
         (
             {"steps": 1, "nonfinite": "ignore"},
@@ -327,13 +392,14 @@ def test_a_validation_of_nan_is_never_the_best():
     [
         (lambda step: None, "NoneType"),
         (lambda step: make_streams()(step)[0], "ndarray"),
-        (lambda step: (*make_streams()(step), 1), "tuple of 3"),
+        (lambda step: (*make_streams()(step), 1, 1), "tuple of 4"),
     ],
 )
 def test_what_batches_return_is_told_of(batches, came):
     with pytest.raises(TypeError) as caught:
         train(make(), batches, optimizer=SGD(0.1), steps=1)
-    assert str(caught.value) == f"batches(0) must return (x, target), got {came}"
+    message = "batches(0) must return (x, target), (x, target, lengths) or a Batch"
+    assert str(caught.value) == f"{message}, got {came}"
 
 
 def test_a_run_without_stderr_has_no_bar(monkeypatch):

@@ -316,6 +316,14 @@ W, V = np.ones((I, H)), np.eye(H)
             lambda: randomized((x, target), W, V, loss=loss_of, k=1, probability=1),
             "probability must be from 0 to below 1, got 1",
         ),
+        (
+            lambda: next(truncated((x, target, x), W, V, loss=loss_of, k1=4)),
+            "stream must give pairs (x, target), got tuple of 3",
+        ),
+        (
+            lambda: next(truncated([x], W, V, loss=loss_of, k1=4)),
+            "stream must give pairs (x, target), got ndarray",
+        ),
     ],
 )
 def test_a_wrong_call_says_what_is_wrong(call, message):

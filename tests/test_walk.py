@@ -95,7 +95,7 @@ def test_an_update_is_that_of_the_functional_form(k2):
     assert len(updates) == walk.pieces
     bound = loss_bound(x, target, np.float64) * T * H
     for step, update in enumerate(updates):
-        value, grads = walk.loss_and_gradients(step, *walk(step), None)
+        value, grads = walk.loss_and_gradients(step, walk(step), None)
         assert abs(value - update.loss) <= bound
         for name in "WVb":
             ours, theirs = grads.params[name], getattr(update.grads, name)
@@ -109,7 +109,7 @@ def test_layers_go_back_as_far_as_each_other(rng):
     x, target = batches(0)
     walk = Walk(network, lambda step: (x, target), 1, 4)
     for step in range(9):
-        _, grads = walk.loss_and_gradients(step, *walk(step), None)
+        _, grads = walk.loss_and_gradients(step, walk(step), None)
     # The same by a call on the last 4 steps from the state before, of which only the
     # loss of the last counts.
     start = make(num_layers=2, stateful=True)
@@ -248,7 +248,8 @@ def other_lengths(step):
         ),
         (
             lambda: run(batches=lambda step: None, k1=4),
-            "batches(0) must return (x, target), got NoneType",
+            "batches(0) must return (x, target), (x, target, lengths) or a Batch, got "
+            "NoneType",
         ),
     ],
 )

@@ -139,6 +139,8 @@ CALLS = [
     (forward(list(x)), "z0 must have shape (B, H) = (5, 6), got (3, 6)"),
     (forward(resets=np.zeros((5, 2), bool)), "resets must have shape (T, B) = (5, 3), got (5, 2)"),
     (forward(resets=np.zeros((5, 3))), "resets must have dtype bool, got float64"),
+    (forward(reset_state=np.zeros(6, np.float32)), "reset_state needs resets, got None"),
+    (forward(resets=np.zeros(5, bool), reset_state=np.zeros(5, np.float32)), "reset_state must have shape (B, H) = (3, 6), got (5,)"),
     (forward(list(x), z0=None, resets=[True]), "resets must be a list of 5 arrays, like x; got 1"),
     (forward(list(x), z0=None, resets=[np.ones(2, bool)] * 5), "resets[0] must have shape (T,) = (3,), got (2,)"),
     # memory

@@ -11,6 +11,7 @@ single, stacked = RNN(I, H, seed=0), RNN(I, H, 2, bidirectional=True, seed=0)
 first = RNN(I, H, batch_first=True, seed=0)
 tape = stacked.forward(x)[1]
 state = stacked.torch_state()
+rows = [x[:, 0], x[:2, 0]]
 
 
 @pytest.mark.parametrize(
@@ -85,6 +86,99 @@ state = stacked.torch_state()
         (
             lambda: stacked.load_torch_state(state | {"weight_ih_l1": x[0]}),
             "weight_ih_l1 must have shape (H, I) = (5, 10), got (3, 4)",
+        ),
+        # sequences by themselves
+        (
+            lambda: stacked.forward(rows, lengths=[7, 2]),
+            "x must be an array with lengths or offsets, got a list",
+        ),
+        (
+            lambda: stacked.forward(x[:, 0], lengths=[7], offsets=[0, 7]),
+            "lengths and offsets must not both be given",
+        ),
+        (
+            lambda: stacked.forward(x[:, 0], offsets=[0, 6]),
+            "offsets must ascend from 0 to 7, the rows of x, got 0 to 6",
+        ),
+        (
+            lambda: stacked.forward([x[:, 0], x[:, 0, :2]]),
+            "x[1] must have shape (T, I) = (T, 4) to fit W, got (7, 2)",
+        ),
+        (
+            lambda: stacked.forward([x[:, 0], np.zeros(3, int)]),
+            "x must be a list of arrays of one kind, features or ids",
+        ),
+        (
+            lambda: stacked.forward(rows, np.ones((4, 3, H), np.float32)),
+            "z0 must have shape (L, B, H) = (4, 2, 5), got (4, 3, 5)",
+        ),
+        (
+            lambda: stacked.forward(x[:, 0], np.ones((4, H), "f4"), offsets=[0, 3, 7]),
+            "z0 must have shape (L, B, H) = (4, 2, 5), got (4, 5)",
+        ),
+        (
+            lambda: stacked.forward(rows, resets=[np.zeros(7, bool)]),
+            "resets must be a list of 2 arrays, like x; got 1",
+        ),
+        (
+            lambda: stacked.forward(rows, resets=[np.zeros(7, bool)] * 2),
+            "resets[1] must have shape (T,) = (2,), got (7,)",
+        ),
+        (
+            lambda: stacked.forward(rows, resets=[np.zeros(7), np.zeros(2)]),
+            "resets must have dtype bool, got float64",
+        ),
+        (
+            lambda: stacked.backward(stacked.forward(rows)[1], x),
+            "dz must be a list of 2 arrays, like x; got ndarray",
+        ),
+        (
+            lambda: stacked.backward(stacked.forward(rows)[1], rows),
+            "dz[0] must have shape (T, D H) = (7, 10), got (7, 4)",
+        ),
+        (
+            lambda: stacked.forward(x, reset_state=np.ones((4, H), np.float32)),
+            "reset_state needs resets, got None",
+        ),
+        (
+            lambda: stacked.forward(x, reset_state=np.ones((4, 2, H), np.float32)),
+            "reset_state must have shape (L, B, H) = (4, 3, 5), got (4, 2, 5)",
+        ),
+        (
+            lambda: stacked.forward(x, reset_state=np.ones((B, H), np.float32)),
+            "reset_state must have shape (L, H) = (4, 5), got (3, 5)",
+        ),
+        # what is kept, and what happens to the error
+        (
+            lambda: stacked.forward(x, memory="1GB"),
+            "memory must be None for num_layers above 1, where a layer needs every "
+            "state of the one below; got num_layers = 2",
+        ),
+        (
+            lambda: RNN(I, H, 3).forward(x, checkpoint=2),
+            "checkpoint must be None for num_layers above 1, where a layer needs every "
+            "state of the one below; got num_layers = 3",
+        ),
+        (
+            lambda: single.forward(x, memory=10**6, checkpoint=2),
+            "memory and checkpoint must not both be given",
+        ),
+        (
+            lambda: single.forward(x, memory="much"),
+            "memory must be bytes, or text such as '64MB', got 'much'",
+        ),
+        (
+            lambda: stacked.backward(tape, lambda start, z: z),
+            "dz must be an array where there are several layers or directions, "
+            "got a function",
+        ),
+        (
+            lambda: stacked.backward(tape, tape.z_last, clip_error=0),
+            "dz must have shape (T, B, D H) = (7, 3, 10), got (4, 3, 5)",
+        ),
+        (
+            lambda: stacked.backward(tape, dz_last=tape.z_last, clip_error=0),
+            "clip_error must be positive, got 0",
         ),
     ],
 )

@@ -1,0 +1,104 @@
+"""What a stream is read from: chunks from the first to the last, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from math import isqrt
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bptt import _backend
+from bptt._validation import as_array, as_size
+
+Array = NDArray[Any]
+
+# Bytes of states of a chunk of an array: as many as the caches hold.
+CHUNK_BYTES = 1 << 20
+
+
+class StreamChangedError(ValueError):
+    """The second reading of a source gave something else than the first."""
+
+
+class Layer(Protocol):
+    """The layer that a source is read for, which says how chunks are checked."""
+
+    I: int
+    H: int
+    W: Array
+
+    def read(self, x: ArrayLike) -> Array:
+        """Return a chunk as (t, B, I), or ids (t, B)."""
+
+
+class Source:
+    """Chunks from the first to the last, and back."""
+
+    def __init__(
+        self, source: Any, steps: int | None, layer: Layer, *, keep: bool = False
+    ) -> None:
+        self.layer = layer
+        if steps is not None and not isinstance(source, np.ndarray):
+            raise ValueError("steps must be None where the source gives chunks")
+        if isinstance(source, np.ndarray):
+            source = Slices(as_array("source", source), steps, layer)
+        elif keep and not hasattr(source, "__getitem__") and not callable(source):
+            source = list(source)
+        self.source = source
+        self.by_index = hasattr(source, "__getitem__") and hasattr(source, "__len__")
+        self.again = self.by_index or callable(source)
+        if not self.again and not isinstance(source, Iterator):
+            raise TypeError(
+                "source must be an array, chunks, a function or an iterator, "
+                f"got {type(source).__name__}"
+            )
+
+    def read(self) -> Iterator[Array]:
+        if self.by_index:
+            for i in range(len(self.source)):
+                yield self.layer.read(self.source[i])
+        else:
+            for x in self.source() if callable(self.source) else self.source:
+                yield self.layer.read(x)
+
+    def read_back(self, count: int) -> Iterator[tuple[int, Array]]:
+        """Yield (i, chunk i) from the last to the first."""
+        if self.by_index:
+            for i in range(count - 1, -1, -1):
+                yield i, self.layer.read(self.source[i])
+            return
+        group = isqrt(max(0, count - 1)) + 1
+        for first in range((count - 1) // group * group, -1, -group):
+            end = min(count, first + group)
+            chunks = [self.layer.read(x) for x in islice(self.source(), first, end)]
+            if len(chunks) < end - first:
+                raise StreamChangedError(
+                    "source must give the same chunks when it is read again; "
+                    f"chunk {first + len(chunks)} is missing"
+                )
+            while chunks:
+                yield first + len(chunks) - 1, chunks.pop()
+
+
+class Slices:
+    """An array as chunks of whole time chunks."""
+
+    def __init__(self, x: Array, steps: int | None, layer: Layer) -> None:
+        self.x = x
+        # (T, B, I), or ids (T, B).
+        B = x.shape[1] if x.ndim == 2 + (x.dtype.kind not in "iu") else 1
+        H, itemsize = layer.H, layer.W.dtype.itemsize
+        if steps is None:
+            steps = max(1, CHUNK_BYTES // max(1, B * H * itemsize))
+        T = len(x) if x.ndim else 0
+        unit = _backend.kernels.chunk_steps(max(1, T), max(1, B), layer.I, H, itemsize)
+        self.steps: int = -(-as_size("steps", steps) // unit) * unit
+
+    def __len__(self) -> int:
+        return max(1, -(-len(self.x) // self.steps))
+
+    def __getitem__(self, i: int) -> Array:
+        return self.x[i * self.steps : (i + 1) * self.steps]

@@ -1,0 +1,104 @@
+"""The arguments of layers, checked and brought into one shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from numpy.typing import DTypeLike, NDArray
+
+from bptt import initializers
+from bptt._inputs import as_budget
+from bptt._recompute import BudgetError
+from bptt._stack import Stack, StackTape
+from bptt._validation import as_fraction, as_real, as_size, check_shape
+from bptt.activations import Activation, as_activation
+
+Array = NDArray[Any]
+
+
+def as_stack(
+    input_size: int,
+    hidden_size: int,
+    num_layers: int,
+    bidirectional: bool,
+    dropout: float,
+    activation: str | Activation,
+    bias: bool,
+    dtype: DTypeLike,
+) -> Stack:
+    """Return the layers that the arguments of an `RNN` or a `Network` ask for."""
+    stack = Stack(
+        as_size("input_size", input_size),
+        as_size("hidden_size", hidden_size),
+        as_size("num_layers", num_layers),
+        2 if bidirectional else 1,
+        as_fraction("dropout", dropout),
+        bool(bias),
+        as_activation(activation),
+        initializers.as_float(dtype),
+    )
+    if dropout and stack.num_layers == 1:
+        raise ValueError(
+            f"dropout is between layers and needs num_layers above 1, got {dropout} "
+            "with num_layers = 1"
+        )
+    return stack
+
+
+def as_budgets(
+    stack: Stack, memory: int | str | None, checkpoint: int | None
+) -> dict[str, int]:
+    """Return what each cell is told of the states that it may keep."""
+    size, steps = as_budget(memory, checkpoint)
+    if size is steps is None:
+        return {}
+    if stack.num_layers > 1:
+        name = "memory" if steps is None else "checkpoint"
+        raise ValueError(
+            f"{name} must be None for num_layers above 1, where a layer needs every "
+            f"state of the one below; got num_layers = {stack.num_layers}"
+        )
+    if size is None:
+        return {} if steps is None else {"checkpoint": steps}
+    return {"memory": max(1, size // stack.cells)}
+
+
+@contextmanager
+def budget_of_all(cells: int) -> Iterator[None]:
+    """Say what all cells together need, where the budget of one is too small."""
+    try:
+        yield
+    except BudgetError as error:
+        raise BudgetError(error.least * cells, error.memory * cells) from None
+
+
+def as_dz(stack: Stack, dz: Any, tape: StackTape, batch_first: bool) -> Array:
+    """Return dz, which came in the form of x, as one array, time first."""
+    width, batched = stack.width, len(tape.shape) == 3
+    dz = tape.order.joined("dz", dz, "(T, D H)", (width,))
+    dz = as_real("dz", dz, stack.dtype, contiguous=False)
+    T, *B, _ = tape.shape
+    letters = "B, T" if batch_first else "T, B"
+    letters = f"({letters if batched else 'T'}, D H)"
+    check_shape("dz", dz, letters, (*B, T, width) if batch_first else tape.shape)
+    array: Array = dz.swapaxes(0, 1) if batched and batch_first else dz
+    return array
+
+
+def as_function(stack: Stack, dz: Any, tape: StackTape, batch_first: bool) -> Any:
+    """Return a function of states, time first, for one that takes the form of x."""
+    if stack.cells > 1:
+        raise ValueError(
+            "dz must be an array where there are several layers or directions, "
+            "got a function"
+        )
+    if not batch_first or len(tape.shape) < 3:
+        return dz
+
+    def turned(start: int, z: Array) -> Array:
+        value = as_real("dz(start, z)", dz(start, z.swapaxes(0, 1)), stack.dtype)
+        return value.swapaxes(0, 1) if value.ndim == 3 else value
+
+    return turned
