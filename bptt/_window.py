@@ -230,8 +230,9 @@ def _steps_of(tape: Tape) -> tuple[Array, Array]:
     if not isinstance(tape, Run) or not isinstance(tape.form, Ragged):
         return tape.x, tape.z
     form, x = tape.form, tape.x
-    x = form.scatter(x) if x.ndim == 2 else form.shaped(x)
-    return x, np.concatenate([tape.z0[np.newaxis], form.shaped(tape.z)])
+    # What stands in the padding of features is the caller's.
+    cells = x if x.ndim == 2 else form.cells_of(x[:, 0])
+    return form.scatter(cells), np.concatenate([tape.z0[np.newaxis], form.shaped(tape.z)])
 
 
 def _with_resets(tape: Tape, flags: Array) -> Tape:
