@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from numpy.typing import DTypeLike, NDArray
@@ -51,9 +49,9 @@ def as_budgets(
     stack: Stack, memory: int | str | None, checkpoint: int | None
 ) -> dict[str, int]:
     """Return what each cell is told of the states that it may keep."""
-    size, steps = as_budget(memory, checkpoint)
-    if size is steps is None:
+    if memory is checkpoint is None:
         return {}
+    size, steps = as_budget(memory, checkpoint)
     if stack.num_layers > 1:
         name = "memory" if steps is None else "checkpoint"
         raise ValueError(
@@ -65,13 +63,9 @@ def as_budgets(
     return {"memory": max(1, size // stack.cells)}
 
 
-@contextmanager
-def budget_of_all(cells: int) -> Iterator[None]:
-    """Say what all cells together need, where the budget of one is too small."""
-    try:
-        yield
-    except BudgetError as error:
-        raise BudgetError(error.least * cells, error.memory * cells) from None
+def of_all_cells(error: BudgetError, cells: int) -> BudgetError:
+    """Return what all cells together need, where the budget of one is too small."""
+    return BudgetError(error.least * cells, error.memory * cells)
 
 
 def as_dz(stack: Stack, dz: Any, tape: StackTape, batch_first: bool) -> Array:

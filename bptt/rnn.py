@@ -11,8 +11,9 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from bptt import _parameters, _torch_names, initializers
 from bptt._forms import is_list
 from bptt._parameters import Init
+from bptt._recompute import BudgetError
 from bptt._stack import StackGradients, StackTape
-from bptt._stack_inputs import as_budgets, as_dz, as_function, as_stack, budget_of_all
+from bptt._stack_inputs import as_budgets, as_dz, as_function, as_stack, of_all_cells
 from bptt._validation import as_array, as_real, check_shape
 from bptt.activations import Activation
 from bptt.recurrence import ErrorFlow
@@ -215,7 +216,7 @@ class RNN:
             reset_state = as_real("reset_state", reset_state, self.stack.dtype)
             check_shape("reset_state", reset_state, "(L, H)", shape)
         generator = initializers.as_generator(seed) if training else None
-        with budget_of_all(self.stack.cells):
+        try:
             z, tape = self.stack.forward(
                 self.params,
                 x,
@@ -227,6 +228,8 @@ class RNN:
                 generator=generator,
                 budget=budget,
             )
+        except BudgetError as error:
+            raise of_all_cells(error, self.stack.cells) from None
         if budget:
             return z, tape
         return self._swapped(z) if batched else tape.order.split(z), tape

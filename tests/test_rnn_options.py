@@ -241,8 +241,9 @@ def test_the_error_of_each_cell_is_clipped_and_measured(clip, batch_first):
         np.testing.assert_array_equal(flow.norms, turned(wanted.norms))
         np.testing.assert_array_equal(flow.saturated, turned(wanted.saturated))
         np.testing.assert_array_equal(flow.dead, wanted.dead)
-    plain = rnn.backward(tape, turned(dz), **clip)
-    assert all((plain.params[n] == g).all() for n, g in grads.params.items())
+    if COMPILED or clip:  # the reference has a text of its own for a plain call
+        plain = rnn.backward(tape, turned(dz), **clip)
+        assert all((plain.params[n] == g).all() for n, g in grads.params.items())
     if clip:
         unclipped = rnn.backward(tape, turned(dz))
         assert (unclipped.x != grads.x).any()
