@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -116,21 +117,23 @@ def as_flow(
     """Return what is to be done with the error; None for nothing."""
     if clip_error is clip_error_value is None and not record:
         return None
-    flow = Flow(
-        np.inf if clip_error is None else as_positive("clip_error", clip_error),
-        np.inf
-        if clip_error_value is None
-        else as_positive("clip_error_value", clip_error_value),
-    )
+    norm = value = math.inf
+    if clip_error is not None:
+        norm = as_positive("clip_error", clip_error)
+    if clip_error_value is not None:
+        value = as_positive("clip_error_value", clip_error_value)
     if not record:
-        return flow
-    bounded = np.isfinite(tape.activation.range).all()
+        return Flow(norm, value)
+    # Written for speed: a short run is over in tens of microseconds.
+    bounded = all(map(math.isfinite, tape.activation.range))
     shape = tape.x.shape[:2]
-    return flow._replace(
-        threshold=SATURATED * tape.activation.gamma if bounded else 0.0,
-        norms=np.empty(shape),
-        saturated=np.empty(shape, np.int32),
-        dead=np.zeros(len(tape.V), np.int64),
+    return Flow(
+        norm,
+        value,
+        SATURATED * tape.activation.gamma if bounded else 0.0,
+        np.empty(shape),
+        np.empty(shape, np.int32),
+        np.zeros(len(tape.V), np.int64),
     )
 
 
