@@ -161,20 +161,35 @@ cdef void treat_errors(
     Layer *l, const Kernels *k, Py_ssize_t step, void *da, void *da_rows, Share mine,
     int tid, int n,
 ) noexcept nogil:
-    """Clip and measure e[t], which stands in da, and multiply it with sigma'."""
+    """Clip e[t], which stands in da, and multiply it with sigma'."""
     cdef Py_ssize_t rows = rows_of(l, step), cells = cells_before(l, step)
     cdef Py_ssize_t r0 = mine.r0, r1 = mine.r1
-    cdef double *norms = NULL
-    cdef int32_t *saturated = NULL
-    cdef void *dead = NULL
-    if l.norms != NULL:
-        norms, saturated = l.norms + cells, l.saturated + cells
-        dead = at(l, l.dead_now, tid * l.dead_stride)
     if l.plan.split == COLUMNS:
         meet(l, tid, n)
         r0, r1 = split(rows, tid, n), split(rows, tid + 1, n)
     k.flow_backward(&l.cell, &l.flow, r0, r1, at(l, l.z, (l.B + cells) * l.H),
-                    da, l.state_panel, da_rows, l.chunk_panel, norms, saturated, dead)
+                    da, l.state_panel, da_rows, l.chunk_panel)
+
+
+cdef Py_ssize_t steps_recorded_together(const Layer *l) noexcept nogil:
+    """Return after how many steps their errors are measured: so few that e is still in
+    cache, but some rows of it. With shared columns rows are whole after the chunk."""
+    if l.plan.split == COLUMNS:
+        return l.plan.steps
+    if l.plan.split == ROWS and l.plan.threads > 1:
+        return 1
+    return max(1, RECORDED_ROWS // max(1, l.B))
+
+
+cdef void record_errors(
+    Layer *l, const Kernels *k, Py_ssize_t cell, Py_ssize_t low, Py_ssize_t high,
+    int tid,
+) noexcept nogil:
+    """Measure e of the cells from low to high, counted from this one, the first of
+    those whose errors were kept."""
+    k.flow_record(&l.cell, &l.flow, low, high, at(l, l.z, (l.B + cell) * l.H),
+                  l.packed_e, l.chunk_panel, l.norms + cell, l.saturated + cell,
+                  at(l, l.dead_now, tid * l.dead_stride))
 
 
 cdef void add_dead(Layer *l, int tid) noexcept nogil:
