@@ -32,14 +32,14 @@ cdef extern from "kernels.h" nogil:
         Py_ssize_t panel, tile_rows
         kernel pack, unpack, gemm, gemm_outer, sum_rows, gather, scatter
         kernel step_forward, step_backward, state_backward, flow_backward
-        kernel orthonormalise
+        kernel flow_record, orthonormalise
         Py_ssize_t (*outer_tiles)(Py_ssize_t M) noexcept nogil
 
     ctypedef struct Kernels64 "bptt_kernels_f64":
         Py_ssize_t panel, tile_rows
         kernel pack, unpack, gemm, gemm_outer, sum_rows, gather, scatter
         kernel step_forward, step_backward, state_backward, flow_backward
-        kernel orthonormalise
+        kernel flow_record, orthonormalise
         Py_ssize_t (*outer_tiles)(Py_ssize_t M) noexcept nogil
 
     void fetch "bptt_fetch"(const void *p, Py_ssize_t bytes, int write)
@@ -134,12 +134,12 @@ cdef struct Layer:
     Py_ssize_t next_rows
     void *da_first               # (B, H), or NULL
     # The flow of the error
-    bint has_flow
+    bint clips
     Flow flow
     double *norms                # one for each cell, or NULL, as the next two
     int32_t *saturated
     int64_t *dead                # (H)
-    Py_ssize_t dead_stride
+    Py_ssize_t dead_stride, record_steps
     Cell cell
     Plan plan
     Barrier barrier
@@ -148,6 +148,7 @@ cdef struct Layer:
     void *packed_x               # of a chunk
     void *packed_z               # of a chunk
     void *packed_da              # of a chunk, or of two
+    void *packed_e               # of record_steps steps, where errors are measured
     void *packed_dV              # sums over chunks
     void *packed_dW
     void *packed_state           # forward z, backward da: of the last two steps

@@ -15,6 +15,7 @@ Arguments come checked from `recurrence.py`. The chunks depend on the sizes alon
 on the threads, and so do the results.
 """
 
+from libc.math cimport INFINITY
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
@@ -27,6 +28,8 @@ from bptt import _threads
 
 # How often, in seconds, Python may handle its signals.
 cdef double WATCH = 0.05
+# Errors are measured in rows of at least so many, where one thread has them all.
+cdef Py_ssize_t RECORDED_ROWS = 16
 
 
 # -- The instruction set, chosen once --------------------------------------------------

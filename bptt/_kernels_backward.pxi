@@ -112,7 +112,7 @@ cdef void point_at_flow(
     Layer *l, double clip_norm, double clip_value, double threshold,
     double[:, ::1] norms, int32_t[:, ::1] saturated, int64_t[::1] dead,
 ) noexcept:
-    l.has_flow = True
+    l.clips = clip_norm < INFINITY or clip_value < INFINITY
     l.flow.clip_norm, l.flow.clip_value = clip_norm, clip_value
     l.flow.threshold = threshold
     if norms is not None:
@@ -220,6 +220,8 @@ cdef void backward_steps(
     cdef Py_ssize_t e = first_event(l.restarts, l.n_restarts, t1 + 1) - 1
     cdef Py_ssize_t f = first_event(l.ends, l.n_ends, t1) - 1
     cdef bint scattered = l.place != NULL
+    cdef Py_ssize_t low = t1, e0 = 0, e1 = 0
+    cdef void *e_rows = NULL
     cdef Cell cell = l.cell
     cdef Share mine
     cdef const void *z = states_of(l, c)
@@ -234,7 +236,7 @@ cdef void backward_steps(
     get_states(l, c, tid, n)
     cell.B = rows_of(l, t1 - 1)
     mine = share_step(&l.plan, cell.B, H, P, k.tile_rows, tid, n)
-    if l.has_flow:
+    if l.clips:
         cell.activation = IDENTITY
     elif l.n_restarts == 0 and l.n_ends == 0 and not scattered:
         let_begin(l, &mine, tid, n)
@@ -266,14 +268,25 @@ cdef void backward_steps(
         da_t = at(l, states[t & 1], ended)
         da_rows = at(l, da, cell_in_chunk(l, c, t - 1) * P)
         z_t = state_after(l, z, t - 1)
+        if l.norms != NULL:
+            if t == low:
+                low = max(t0, t - l.record_steps)
+                e0, e1 = cells_before(l, low), cells + rows
+            e_rows = at(l, l.packed_e, (cells - e0) * P)
         k.step_backward(&cell, mine, da_next, l.state_panel, dz_t, z_t, da_t,
-                        l.state_panel, da_rows, l.chunk_panel)
-        if l.has_flow:
+                        l.state_panel, da_rows, l.chunk_panel, e_rows)
+        if l.clips:
             treat_errors(l, k, t - 1, z_t, da_t, da_rows, mine, tid, n)
         end_step(l, &mine, tid, n)
+        if e_rows != NULL and t - 1 == low and l.plan.split != COLUMNS:
+            record_errors(l, k, z, e0, mine.r0, e1 - e0 - rows + mine.r1, tid)
     if mine.others != NULL:
         wait_for(&l.barrier, tid, n)
     if l.norms != NULL:
+        if l.plan.split == COLUMNS:
+            cells = e1 - e0
+            record_errors(l, k, z, e0, split(cells, tid, n), split(cells, tid + 1, n),
+                          tid)
         add_dead(l, tid)
 
 

@@ -177,20 +177,45 @@ cdef void treat_errors(
     Layer *l, const Kernels *k, Py_ssize_t step, const void *z_t, void *da,
     void *da_rows, Share mine, int tid, int n,
 ) noexcept nogil:
-    """Clip and measure e[t], which stands in da, and multiply it with sigma'."""
+    """Clip e[t], which stands in da, and multiply it with sigma'."""
     cdef Py_ssize_t rows = rows_of(l, step), cells = cells_before(l, step)
     cdef Py_ssize_t r0 = mine.r0, r1 = mine.r1
-    cdef double *norms = NULL
-    cdef int32_t *saturated = NULL
-    cdef void *dead = NULL
-    if l.norms != NULL:
-        norms, saturated = l.norms + cells, l.saturated + cells
-        dead = at(l, l.dead_now, tid * l.dead_stride)
     if l.plan.split == COLUMNS:
         meet(l, tid, n)
         r0, r1 = split(rows, tid, n), split(rows, tid + 1, n)
     k.flow_backward(&l.cell, &l.flow, r0, r1, z_t, da, l.state_panel, da_rows,
-                    l.chunk_panel, norms, saturated, dead)
+                    l.chunk_panel)
+
+
+cdef Py_ssize_t steps_recorded_together(const Layer *l) noexcept nogil:
+    """Return after how many steps their errors are measured: so few that e is still in
+    cache, but some rows of it. With shared columns rows are whole after the chunk."""
+    if l.plan.split == COLUMNS:
+        return l.plan.steps
+    if l.plan.split == ROWS and l.plan.threads > 1:
+        return 1
+    return max(1, RECORDED_ROWS // max(1, l.B))
+
+
+cdef void record_errors(
+    Layer *l, const Kernels *k, const void *z, Py_ssize_t cell, Py_ssize_t low,
+    Py_ssize_t high, int tid,
+) noexcept nogil:
+    """Measure e of the cells from low to high, counted from this one, the first of
+    those whose errors were kept."""
+    cdef Py_ssize_t row = l.cell.z_row, first = cell + low, end = cell + high, many
+    cdef void *dead = at(l, l.dead_now, tid * l.dead_stride)
+    cdef const void *z_rows
+    while first < end:
+        many, z_rows = end - first, at(l, z, (l.B + first) * row)
+        if l.back:
+            # Of a step at a time, for the next one stands before it.
+            many = min(many, l.B - first % l.B)
+            z_rows = at(l, state_after(l, z, first // l.B), first % l.B * row)
+        k.flow_record(&l.cell, &l.flow, 0, many, z_rows,
+                      at(l, l.packed_e, (first - cell) * k.panel), l.chunk_panel,
+                      l.norms + first, l.saturated + first, dead)
+        first += many
 
 
 cdef void add_dead(Layer *l, int tid) noexcept nogil:

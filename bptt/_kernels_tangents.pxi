@@ -220,7 +220,7 @@ cdef void jvp_steps(
         k.step_backward(&l.cell, mine, states[(s - 1) & 1], l.state_panel,
                         at(l, t.dz, s * B * H) if driven else NULL,
                         at(l, l.z, s * B * H), states[s & 1], l.state_panel,
-                        at(l, l.packed_da, (s - 1 - t0) * B * P), l.chunk_panel)
+                        at(l, l.packed_da, (s - 1 - t0) * B * P), l.chunk_panel, NULL)
         if l.plan.split == COLUMNS:
             meet(l, tid, n)
     meet(l, tid, n)
@@ -337,7 +337,8 @@ cdef void lyapunov_loop(Frame *f, const Kernels *k, int tid, int n) noexcept nog
                 memcpy(at(l, z_rows, r * H), at(l, l.z, (t * B + b) * H),
                        H * l.itemsize)
             k.step_backward(&l.cell, every, states[(t - 1) & 1], l.state_panel, NULL,
-                            z_rows, states[t & 1], l.state_panel, spare, l.state_panel)
+                            z_rows, states[t & 1], l.state_panel, spare, l.state_panel,
+                            NULL)
             k.orthonormalise(rows, H, states[t & 1], l.state_panel, work,
                              f.logs + b * rows)
         k.unpack(0, rows, H, states[l.T & 1], l.state_panel,

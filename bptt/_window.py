@@ -232,7 +232,9 @@ def _steps_of(tape: Tape) -> tuple[Array, Array]:
     form, x = tape.form, tape.x
     # What stands in the padding of features is the caller's.
     cells = x if x.ndim == 2 else form.cells_of(x[:, 0])
-    return form.scatter(cells), np.concatenate([tape.z0[np.newaxis], form.shaped(tape.z)])
+    return form.scatter(cells), np.concatenate(
+        [tape.z0[np.newaxis], form.shaped(tape.z)]
+    )
 
 
 def _with_resets(tape: Tape, flags: Array) -> Tape:

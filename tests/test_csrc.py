@@ -211,6 +211,16 @@ PLANTED = {
         "return v_fnma(z, z, one);",
         "return v_sub(one, v_mul(v_tanh(z), v_tanh(z)));",
     ),
+    "an error is measured behind sigma'": (
+        "step.inc.h",
+        "                v_store(errors + r * PANEL, e);",
+        "                v_store(errors + r * PANEL, v_mul(e, d));",
+    ),
+    "what fills up a row is counted": (
+        "flow.inc.h",
+        "v_set1((real)n)), d, none);",
+        "v_set1((real)n)), d, d);",
+    ),
     "a row is left to nobody": (
         "plan.c",
         "{bptt_split(B, tid, n), bptt_split(B, tid + 1, n), 0, 0};",

@@ -9,7 +9,7 @@ import pytest
 from proof import ACTIVATIONS, random_case
 from tolerances import normwise_bound
 
-from bptt import _backend, _reference, _reference_parts
+from bptt import _backend, _reference, _reference_parts, _threads
 from bptt._forms import Ragged
 from bptt._parts import Flow, Layout, Segment
 from bptt.activations import Activation
@@ -229,6 +229,45 @@ def test_norms_neither_overflow_nor_vanish(module):
             np.testing.assert_array_equal(first[1], dz[0, 1])
             assert np.isnan(first[4]).all()
             assert (first[5] == 0).all()
+
+
+# A single row, one whose columns are shared, rows one by one, in tiles, and wide ones.
+SIZES = [
+    (300, 1, 5, 48), (40, 1, 3, 150), (300, 3, 4, 21), (60, 30, 7, 70), (9, 5, 4, 520),
+]  # fmt: skip
+
+
+@COMPILED
+@DTYPES
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("name", ["tanh", "relu", "softsign"])
+def test_a_record_changes_no_bit_and_is_the_same_for_any_threads(
+    size, name, dtype, rng
+):
+    T, B, _, H = size
+    activation = Activation(name)
+    case = random_case(rng, *size, activation, dtype)
+    z = np.empty((T + 1, B, H), dtype)
+    z[0] = case.z0
+    layer = (case.x, case.W, case.V, z, activation, case.dz, case.dz_last)
+    plain = outputs(case, B)
+    kernels.forward(*layer[:3], case.b, z, activation)
+    kernels.backward(*layer, *plain)
+    measured = []
+    for threads in (1, 2, 3):
+        leaves, flow = outputs(case, B), a_flow(T * B, H, np.inf, np.inf)
+        with _threads.threads(threads):
+            kernels.backward(*layer, *leaves, None, None, flow)
+        for leaf, expected in zip(leaves, plain, strict=True):
+            assert leaf.tobytes() == expected.tobytes(), threads
+        measured.append([flow.norms, flow.saturated, flow.dead])
+    for one, *others in zip(*measured, strict=True):
+        assert all(other.tobytes() == one.tobytes() for other in others)
+    # A bound that nothing reaches lets the error take the other way.
+    flow = a_flow(T * B, H, 1e30, np.inf)
+    kernels.backward(*layer, *outputs(case, B), None, None, flow)
+    assert flow.norms.tobytes() == measured[0][0].tobytes()
+    np.testing.assert_array_equal(flow.saturated, measured[0][1])
 
 
 @DTYPES

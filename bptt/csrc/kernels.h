@@ -62,8 +62,8 @@ typedef struct bptt_flow {
         void (*step_backward)(const bptt_cell *cell, bptt_share share,                 \
                               const real *da_next, ptrdiff_t next_panel,               \
                               const real *g, const real *z, real *da,                  \
-                              ptrdiff_t da_panel, real *da_rows,                       \
-                              ptrdiff_t rows_panel);                                   \
+                              ptrdiff_t da_panel, real *da_rows, ptrdiff_t rows_panel, \
+                              real *e_rows);                                           \
         void (*state_backward)(const bptt_cell *cell, bptt_share share,                \
                                const real *da, ptrdiff_t da_panel, real *dz0);         \
         void (*gather)(ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t H, const ptrdiff_t *ids,  \
@@ -74,8 +74,12 @@ typedef struct bptt_flow {
                         real *dW);                                                     \
         void (*flow_backward)(const bptt_cell *cell, const bptt_flow *flow,            \
                               ptrdiff_t r0, ptrdiff_t r1, const real *z, real *da,     \
-                              ptrdiff_t da_panel, real *da_rows, ptrdiff_t rows_panel, \
-                              double *norms, int32_t *saturated, real *dead);          \
+                              ptrdiff_t da_panel, real *da_rows,                       \
+                              ptrdiff_t rows_panel);                                   \
+        void (*flow_record)(const bptt_cell *cell, const bptt_flow *flow,              \
+                            ptrdiff_t r0, ptrdiff_t r1, const real *z, const real *e,  \
+                            ptrdiff_t e_panel, double *norms, int32_t *saturated,      \
+                            real *dead);                                               \
         void (*orthonormalise)(ptrdiff_t k, ptrdiff_t H, real *Q, ptrdiff_t stride,    \
                                real *work, double *logs);                              \
     } bptt_kernels_##F;

@@ -32,6 +32,7 @@
  *     v_copysign(a, b)               magnitude of a, sign of b
  *     v_lt v_le v_gt v_eq v_isnan    masks; comparisons with NaN are false
  *     v_select(m, a, b)              m ? a : b
+ *     v_count(m)                     how many lanes are true, an int
  *     v_round(a)                     nearest, ties to even, for |a| < 2^22 (2^51)
  *     v_exp2i(n)                     2^n, n integral, -126 <= n <= 127 (-1022..1023)
  *     v_ldexp(a, n)                  a 2^n rounded once, denormal results included;
@@ -55,9 +56,11 @@
 #define NAME(x)            SIMD_CAT(x, _f, REAL_BITS)
 
 #if defined(_MSC_VER) && !defined(__clang__)
-#define INLINE static __forceinline
+#define INLINE      static __forceinline
+#define POPCOUNT(n) ((int)__popcnt(n))
 #else
-#define INLINE static inline __attribute__((always_inline))
+#define INLINE      static inline __attribute__((always_inline))
+#define POPCOUNT(n) __builtin_popcount(n)
 #endif
 
 /* A target region: the functions between its ends may use the ISA that is named, the
@@ -124,6 +127,7 @@ typedef uint64_t ureal_f64;
 #define v_eq          NAME(v_eq)
 #define v_isnan       NAME(v_isnan)
 #define v_select      NAME(v_select)
+#define v_count       NAME(v_count)
 #define v_round       NAME(v_round)
 #define v_exp2i       NAME(v_exp2i)
 #define v_ldexp       NAME(v_ldexp)

@@ -180,6 +180,11 @@ INLINE vreal v_select(vmask m, vreal a, vreal b)
     return MM(blendv)(b, a, m);
 }
 
+INLINE int v_count(vmask m)
+{
+    return POPCOUNT((unsigned)MM(movemask)(m));
+}
+
 INLINE vreal v_round(vreal a)
 {
     return MM(round)(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);

@@ -153,6 +153,11 @@ INLINE vreal v_select(vmask m, vreal a, vreal b)
     return MM(mask_blend)(m, b, a);
 }
 
+INLINE int v_count(vmask m)
+{
+    return POPCOUNT(m);
+}
+
 INLINE vreal v_round(vreal a)
 {
     return MM(roundscale)(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);

@@ -168,6 +168,15 @@ INLINE vreal v_select(vmask m, vreal a, vreal b)
     return v_from_bits((m & v_to_bits(a)) | (~m & v_to_bits(b)));
 }
 
+INLINE int v_count(vmask m)
+{
+    ureal lane[VLEN], sum = 0;
+    memcpy(lane, &m, sizeof m);
+    for (ptrdiff_t i = 0; i < VLEN; i++)
+        sum += lane[i] & 1;
+    return (int)sum;
+}
+
 INLINE vreal v_min(vreal a, vreal b)
 {
     return v_select(v_lt(a, b), a, b);

@@ -43,7 +43,7 @@ typedef struct backward_job {
     const bptt_cell *cell;
     const real *z;
     view da;
-    real *da_rows;
+    real *da_rows, *e_rows;
     ptrdiff_t rows_panel;
 } backward_job;
 
@@ -60,8 +60,8 @@ typedef void narrow_forward_fn(const bptt_cell *cell, ptrdiff_t r0, ptrdiff_t r1
 typedef void narrow_backward_fn(const bptt_cell *cell, ptrdiff_t r0, ptrdiff_t r1,
                                 const real *da_next, ptrdiff_t next_panel,
                                 const real *g, const real *z, real *da,
-                                ptrdiff_t da_panel, real *da_rows,
-                                ptrdiff_t rows_panel);
+                                ptrdiff_t da_panel, real *da_rows, ptrdiff_t rows_panel,
+                                real *e_rows);
 
 INLINE void narrow_sums(const int nv, const bptt_cell *cell, const real *A,
                         ptrdiff_t a_panel, vreal *sum)
@@ -103,7 +103,7 @@ INLINE void narrow_backward(const int code, const int nv, const int alone,
                             const bptt_cell *cell, ptrdiff_t r0, ptrdiff_t r1,
                             const real *da_next, ptrdiff_t next_panel, const real *g,
                             const real *z, real *da, ptrdiff_t da_panel, real *da_rows,
-                            ptrdiff_t rows_panel)
+                            ptrdiff_t rows_panel, real *e_rows)
 {
     const ptrdiff_t H = cell->H, last = H - (nv - 1) * VLEN;
     const vreal alpha = v_set1((real)cell->alpha);
@@ -122,9 +122,14 @@ INLINE void narrow_backward(const int code, const int nv, const int alone,
             narrow_sums(nv, cell, da_next + r * PANEL, alone ? PANEL : next_panel, e);
         UNROLL
         for (int v = 0; v < nv; v++) {
-            e[v] = v_mul(e[v], d[v]);
-            v_store(da_r + v / 2 * (alone ? PANEL : da_panel) + v % 2 * VLEN, e[v]);
-            v_store(rows + v / 2 * rows_panel + v % 2 * VLEN, e[v]);
+            d[v] = v_mul(e[v], d[v]);
+            v_store(da_r + v / 2 * (alone ? PANEL : da_panel) + v % 2 * VLEN, d[v]);
+            v_store(rows + v / 2 * rows_panel + v % 2 * VLEN, d[v]);
+        }
+        if (e_rows) { /* behind da, for which the next step waits */
+            UNROLL
+            for (int v = 0; v < nv; v++)
+                v_store(e_rows + r * PANEL + v / 2 * rows_panel + v % 2 * VLEN, e[v]);
         }
     }
 }
@@ -165,8 +170,8 @@ INLINE void activate(const int code, const void *job, ptrdiff_t r0, ptrdiff_t c0
 }
 
 /* da = e sigma'(z), where the product has left e in da; once more into da_rows, for the
- * products of the chunk. What the next step reads is kept compact: rows that lie far
- * apart cost it up to a tenth. */
+ * products of the chunk, and e into e_rows for those who ask for it. What the next step
+ * reads is kept compact: rows that lie far apart cost it up to a tenth. */
 INLINE void deactivate(const int code, const void *job, ptrdiff_t r0, ptrdiff_t c0,
                        ptrdiff_t m, ptrdiff_t n)
 {
@@ -177,10 +182,13 @@ INLINE void deactivate(const int code, const void *job, ptrdiff_t r0, ptrdiff_t 
         ptrdiff_t last = c0 + n - c < VLEN ? c0 + n - c : VLEN;
         const real *z = x->z + r0 * z_row + c;
         real *da = x->da.p + c / PANEL * x->da.panel + r0 * PANEL + c % PANEL;
-        real *rows = x->da_rows + c / PANEL * x->rows_panel + r0 * PANEL + c % PANEL;
+        const ptrdiff_t at = c / PANEL * x->rows_panel + r0 * PANEL + c % PANEL;
+        real *rows = x->da_rows + at, *errors = x->e_rows ? x->e_rows + at : NULL;
         for (ptrdiff_t r = 0; r < m; r++) {
             vreal d = v_dsigma(code, load_row(z + r * z_row, last), alpha, beta);
             vreal e = v_load(da + r * PANEL);
+            if (errors)
+                v_store(errors + r * PANEL, e);
             d = v_mul(e, d);
             v_store(da + r * PANEL, d);
             v_store(rows + r * PANEL, d);
@@ -244,40 +252,40 @@ static epilogue_fn *const NAME(deactivate_fns)[BPTT_ACTIVATION_COUNT] = {EACH(EN
     static void NAME(narrow_backward_##alone##_##code)(                               \
         const bptt_cell *cell, ptrdiff_t r0, ptrdiff_t r1, const real *next,          \
         ptrdiff_t next_panel, const real *g, const real *z, real *da,                 \
-        ptrdiff_t da_panel, real *rows, ptrdiff_t rows_panel)                         \
+        ptrdiff_t da_panel, real *rows, ptrdiff_t rows_panel, real *e_rows)           \
     {                                                                                 \
         switch ((cell->H + VLEN - 1) / VLEN) {                                        \
         case 1:                                                                       \
             narrow_backward(code, 1, alone, cell, r0, r1, next, next_panel, g, z, da, \
-                            da_panel, rows, rows_panel);                              \
+                            da_panel, rows, rows_panel, e_rows);                      \
             break;                                                                    \
         case 2:                                                                       \
             narrow_backward(code, 2, alone, cell, r0, r1, next, next_panel, g, z, da, \
-                            da_panel, rows, rows_panel);                              \
+                            da_panel, rows, rows_panel, e_rows);                      \
             break;                                                                    \
         case 3:                                                                       \
             narrow_backward(code, 3, alone, cell, r0, r1, next, next_panel, g, z, da, \
-                            da_panel, rows, rows_panel);                              \
+                            da_panel, rows, rows_panel, e_rows);                      \
             break;                                                                    \
         case 4:                                                                       \
             narrow_backward(code, 4, alone, cell, r0, r1, next, next_panel, g, z, da, \
-                            da_panel, rows, rows_panel);                              \
+                            da_panel, rows, rows_panel, e_rows);                      \
             break;                                                                    \
         case 5:                                                                       \
             narrow_backward(code, 5, alone, cell, r0, r1, next, next_panel, g, z, da, \
-                            da_panel, rows, rows_panel);                              \
+                            da_panel, rows, rows_panel, e_rows);                      \
             break;                                                                    \
         case 6:                                                                       \
             narrow_backward(code, 6, alone, cell, r0, r1, next, next_panel, g, z, da, \
-                            da_panel, rows, rows_panel);                              \
+                            da_panel, rows, rows_panel, e_rows);                      \
             break;                                                                    \
         case 7:                                                                       \
             narrow_backward(code, 7, alone, cell, r0, r1, next, next_panel, g, z, da, \
-                            da_panel, rows, rows_panel);                              \
+                            da_panel, rows, rows_panel, e_rows);                      \
             break;                                                                    \
         default:                                                                      \
             narrow_backward(code, 8, alone, cell, r0, r1, next, next_panel, g, z, da, \
-                            da_panel, rows, rows_panel);                              \
+                            da_panel, rows, rows_panel, e_rows);                      \
             break;                                                                    \
         }                                                                             \
     }
@@ -361,10 +369,12 @@ static void step_forward(const bptt_cell *cell, bptt_share share, const real *z_
     rows_times(&x, share);
 }
 
-/* da_next NULL: the last step, e[t] = g[t]. g NULL: g[t] = 0. */
+/* da_next NULL: the last step, e[t] = g[t]. g NULL: g[t] = 0. e_rows NULL: nobody asks
+ * for e. */
 static void step_backward(const bptt_cell *cell, bptt_share share, const real *da_next,
                           ptrdiff_t next_panel, const real *g, const real *z, real *da,
-                          ptrdiff_t da_panel, real *da_rows, ptrdiff_t rows_panel)
+                          ptrdiff_t da_panel, real *da_rows, ptrdiff_t rows_panel,
+                          real *e_rows)
 {
     const ptrdiff_t steps = cell->B > 1 ? 1 : 2;
     prefetch_step(cell, share, z - steps * cell->z_step, cell->z_row);
@@ -374,11 +384,11 @@ static void step_backward(const bptt_cell *cell, bptt_share share, const real *d
         NAME(narrow_backward_fns)
         [next_panel == PANEL && da_panel ==
             PANEL][cell->activation](cell, share.r0, share.r1, da_next, next_panel, g,
-                                     z, da, da_panel, da_rows, rows_panel);
+                                     z, da, da_panel, da_rows, rows_panel, e_rows);
         return;
     }
     view out = {da, PANEL, da_panel};
-    backward_job job = {cell, z, out, da_rows, rows_panel};
+    backward_job job = {cell, z, out, da_rows, e_rows, rows_panel};
     product x = {
         cell->H,
         da_next ? cell->H : 0,

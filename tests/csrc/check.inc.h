@@ -54,6 +54,12 @@ static layer new_layer(const NAME(bptt_kernels) * k, const shape *s, unsigned va
     l.dV = new_reals(H * H);
     l.db = l.b ? new_reals(H) : NULL;
     l.dz0 = new_reals(B * H);
+    l.flow = (bptt_flow){INFINITY, INFINITY, 0.35};
+    l.norms = malloc((size_t)(T * B + 1) * sizeof *l.norms);
+    l.saturated = malloc((size_t)(T * B + 1) * sizeof *l.saturated);
+    l.dead = malloc((size_t)H * sizeof *l.dead);
+    if (!l.norms || !l.saturated || !l.dead)
+        exit(2);
     int transposed = variant & 1; /* as torch keeps them */
     l.W_i = transposed ? 1 : H;
     l.W_h = transposed ? I : 1;
@@ -68,7 +74,7 @@ static void free_layer(layer *l)
                    l->dz_last, l->dW, l->dV, l->db, l->dz0, l->dx};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
-    free(l->ids);
+    free(l->ids), free(l->norms), free(l->saturated), free(l->dead);
 }
 
 /* x (row, i), of token ids the one-hot rows they stand for. */
@@ -115,7 +121,7 @@ static int check_z(const layer *l)
 
 /* The gradients from the z that was computed, each with a bound of its error that is
  * carried along: of da, (e + error of e) (slope + error of slope). Slopes are of the
- * order of 1. */
+ * order of 1. And what was measured of e, where squares may leave the range of none. */
 static int check_grads(const layer *l)
 {
     const ptrdiff_t T = l->T, B = l->B, I = l->I, H = l->H;
@@ -124,9 +130,14 @@ static int check_grads(const layer *l)
     const double rows_eps = 2 * (double)(T * B + 4) * EPS;
     sum *dW = new_sums(I * H), *dV = new_sums(H * H), *db = new_sums(H);
     sum *e = new_sums(B * H), *da = new_sums(H);
+    count *dead = calloc((size_t)H, sizeof *dead);
+    if (!dead)
+        exit(2);
     int good = 1;
     for (ptrdiff_t r = T * B - 1; r >= 0; r--) {
         sum *eb = e + r % B * H;
+        double squares = 0, norm_error = 0;
+        count saturated = {0, 0};
         for (ptrdiff_t h = 0; h < H; h++) {
             const real *g = l->dz ? l->dz + r * H : NULL;
             if (r / B == T - 1 && l->dz_last)
@@ -136,11 +147,19 @@ static int check_grads(const layer *l)
             double s_error = 4 * ulps * EPS * (fabs(s) + 1);
             double gh = g ? (double)g[h] : 0, eh = eb[h].value + gh;
             double e_error = eb[h].error + sum_eps * fabs(gh);
+            squares += eh * eh, norm_error += e_error;
+            saturated.low += fabs(s) + s_error < l->flow.threshold;
+            saturated.high += fabs(s) - s_error < l->flow.threshold;
+            dead[h].low += s == 0;
+            dead[h].high += fabs(s) <= s_error;
             da[h].value = eh * s;
             da[h].error = fabs(eh) * s_error + (fabs(s) + s_error) * e_error + TINY;
             add(&db[h], 1, da[h], rows_eps);
             eb[h] = (sum){0, 0};
         }
+        norm_error += sum_eps * sqrt(squares) + TINY;
+        good &= within("norm", l->norms[r], (sum){sqrt(squares), norm_error});
+        good &= counted("saturated", l->saturated[r], saturated);
         for (ptrdiff_t i = 0; i < H; i++)
             for (ptrdiff_t h = 0; h < H; h++) {
                 add(&dV[i * H + h], (double)l->z[r * H + i], da[h], rows_eps);
@@ -164,7 +183,9 @@ static int check_grads(const layer *l)
         good &= within("db", (double)l->db[i], db[i]);
     for (ptrdiff_t i = 0; i < B * H; i++)
         good &= within("dz0", (double)l->dz0[i], e[i]);
-    free(dW), free(dV), free(db), free(e), free(da);
+    for (ptrdiff_t h = 0; h < H; h++)
+        good &= counted("dead", l->dead[h], dead[h]);
+    free(dW), free(dV), free(db), free(e), free(da), free(dead);
     return good;
 }
 
@@ -181,12 +202,21 @@ static uint64_t fingerprint(const layer *l)
         f = fold(f, l->db, sizeof(real) * (size_t)H);
     if (l->dx)
         f = fold(f, l->dx, sizeof(real) * (size_t)(T * B * I));
+    f = fold(f, l->norms, sizeof *l->norms * (size_t)(T * B));
+    f = fold(f, l->saturated, sizeof *l->saturated * (size_t)(T * B));
+    f = fold(f, l->dead, sizeof *l->dead * (size_t)H);
     return f;
 }
 
-/* A step under the plan, in `chunks` of time unless 0, however the work is shared. */
+/* A step under the plan, in `chunks` of time unless 0, however the work is shared.
+ * Every other one keeps what the last one has measured: gradients are the same. */
 static void rewalk(layer *l, ptrdiff_t chunks, int sharing, int threads)
 {
+    l->records = threads % 2;
+    if (l->records) {
+        memset(l->norms, 255, sizeof *l->norms * (size_t)(l->T * l->B));
+        memset(l->saturated, 255, sizeof *l->saturated * (size_t)(l->T * l->B));
+    }
     l->plan = bptt_plan_make(l->T, l->B, l->I, l->H, (ptrdiff_t)sizeof(real),
                              l->k->panel, l->k->tile_rows, threads);
     if (chunks) {
@@ -223,9 +253,10 @@ static int check_alone(const layer *l, const shape *s)
         if (one.dz)
             memcpy(one.dz + t * H, l->dz + r * H, row);
     }
-    rewalk(&one, 0, -1, 2);
+    rewalk(&one, 0, -1, 3);
     for (ptrdiff_t t = 0, r = last; t < T; t++, r += B) {
         same &= !memcmp(one.z + (t + 1) * H, l->z + (r + B) * H, row);
+        same &= !memcmp(one.norms + t, l->norms + r, sizeof *l->norms);
         if (one.dx)
             same &= !memcmp(one.dx + t * I, l->dx + r * I, sizeof(real) * (size_t)I);
     }

@@ -86,6 +86,19 @@ static int within(const char *what, double got, sum s)
     return 0;
 }
 
+/* How many units there are: those for certain, and those that may be. */
+typedef struct count {
+    int32_t low, high;
+} count;
+
+static int counted(const char *what, int32_t got, count c)
+{
+    if (c.low <= got && got <= c.high)
+        return 1;
+    printf("%s: %d is not within %d .. %d\n", what, got, c.low, c.high);
+    return 0;
+}
+
 static double sigma(int activation, double a, double alpha, double beta)
 {
     switch (activation) {

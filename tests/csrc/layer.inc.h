@@ -12,6 +12,7 @@
 #define forward_steps     NAME(forward_steps)
 #define forward_loop      NAME(forward_loop)
 #define backward_products NAME(backward_products)
+#define record_errors     NAME(record_errors)
 #define backward_steps    NAME(backward_steps)
 #define backward_loop     NAME(backward_loop)
 #define new_reals         NAME(new_reals)
@@ -21,27 +22,32 @@
 
 typedef struct layer {
     ptrdiff_t T, B, I, H;
-    real *x;        /* (T, B, I), or NULL */
-    ptrdiff_t *ids; /* (T, B), where x is NULL */
-    real *W;        /* (I, H), element (i, h) at W[i * W_i + h * W_h] */
-    real *V;        /* (H, H), likewise */
-    real *b;        /* (H), or NULL */
-    real *z;        /* (T + 1, B, H) */
-    real *dz;       /* (T, B, H), or NULL */
-    real *dz_last;  /* (B, H), or NULL; in place of dz[T-1] */
-    real *dW, *dV;  /* (I, H), (H, H) */
-    real *db;       /* (H), or NULL */
-    real *dz0;      /* (B, H) */
-    real *dx;       /* (T, B, I), or NULL */
+    real *x;                   /* (T, B, I), or NULL */
+    ptrdiff_t *ids;            /* (T, B), where x is NULL */
+    real *W;                   /* (I, H), element (i, h) at W[i * W_i + h * W_h] */
+    real *V;                   /* (H, H), likewise */
+    real *b;                   /* (H), or NULL */
+    real *z;                   /* (T + 1, B, H) */
+    real *dz;                  /* (T, B, H), or NULL */
+    real *dz_last;             /* (B, H), or NULL; in place of dz[T-1] */
+    real *dW, *dV;             /* (I, H), (H, H) */
+    real *db;                  /* (H), or NULL */
+    real *dz0;                 /* (B, H) */
+    real *dx;                  /* (T, B, I), or NULL */
+    int records;               /* whether e is measured: */
+    double *norms;             /* (T, B) */
+    int32_t *saturated, *dead; /* (T, B), (H) */
     ptrdiff_t W_i, W_h, V_i, V_h;
     const NAME(bptt_kernels) * k;
     bptt_cell cell;
+    bptt_flow flow;
     bptt_plan plan;
     bptt_barrier barrier;
     ptrdiff_t chunk_panel, state_panel; /* strides of packed operands */
     ptrdiff_t stop; /* in this turn, as an interrupt does; 0: never */
     real *packed_V, *packed_W, *packed_x, *packed_z, *packed_dV, *packed_dW;
     real *packed_da[2], *packed_state[2];
+    real *packed_e, *dead_now[MOST_THREADS];
 } layer;
 
 /* Exactly so many, that a sanitizer sees the first one too far; NaN to begin with. */
@@ -76,6 +82,12 @@ static void lay_out(layer *l)
         l->packed_state[i] = new_reals(state_H);
         l->packed_da[i] = new_reals(chunk_H);
     }
+    l->packed_e = new_reals(chunk_H);
+    for (int i = 0; i < MOST_THREADS; i++) {
+        l->dead_now[i] = new_reals(l->H);
+        for (ptrdiff_t h = 0; h < l->H; h++)
+            l->dead_now[i][h] = 0;
+    }
     l->cell.B = l->B;
     l->cell.H = l->H;
     l->cell.V = l->packed_V;
@@ -85,12 +97,14 @@ static void lay_out(layer *l)
 
 static void clear_out(layer *l)
 {
-    real *all[] = {l->packed_V,       l->packed_W,     l->packed_x,
-                   l->packed_z,       l->packed_dV,    l->packed_dW,
-                   l->packed_da[0],   l->packed_da[1], l->packed_state[0],
-                   l->packed_state[1]};
+    real *all[] = {l->packed_V,        l->packed_W,     l->packed_x,
+                   l->packed_z,        l->packed_dV,    l->packed_dW,
+                   l->packed_da[0],    l->packed_da[1], l->packed_state[0],
+                   l->packed_state[1], l->packed_e};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
+    for (int i = 0; i < MOST_THREADS; i++)
+        free(l->dead_now[i]);
 }
 
 /* Chunk c of time: steps [t0, t1). */
@@ -213,6 +227,15 @@ static void forward_loop(void *ctx, int tid, int n)
     }
 }
 
+/* Measure the errors of cells [low, high) after the first of a chunk. */
+static void record_errors(layer *l, chunk at, ptrdiff_t low, ptrdiff_t high, int tid)
+{
+    const ptrdiff_t first = at.t0 * l->B;
+    l->k->flow_record(&l->cell, &l->flow, low, high, l->z + (l->B + first) * l->H,
+                      l->packed_e, l->chunk_panel, l->norms + first,
+                      l->saturated + first, l->dead_now[tid]);
+}
+
 /* 2. forward was z[t] <- sigma(a[t]), a[t] = .. + z[t-1] V, so now
  *    da[t] <- (dz[t] + da[t+1] V^T) sigma'(z[t]) */
 static void backward_steps(layer *l, chunk at, real *da, int tid, int n)
@@ -222,16 +245,23 @@ static void backward_steps(layer *l, chunk at, real *da, int tid, int n)
     bptt_share mine = bptt_share_step(&l->plan, B, H, P, k->tile_rows, tid, n);
     let_begin(l, &mine, tid, n);
     for (ptrdiff_t t = at.t1; t > at.t0; t--) {
+        const ptrdiff_t r = (t - 1 - at.t0) * B;
         const real *dz = l->dz ? l->dz + (t - 1) * B * H : NULL;
         if (t == T && l->dz_last)
             dz = l->dz_last;
         k->step_backward(&l->cell, mine, t == T ? NULL : l->packed_state[(t + 1) & 1],
                          l->state_panel, dz, l->z + t * B * H, l->packed_state[t & 1],
-                         l->state_panel, da + (t - 1 - at.t0) * B * P, l->chunk_panel);
+                         l->state_panel, da + r * P, l->chunk_panel,
+                         l->records ? l->packed_e + r * P : NULL);
         end_step(l, &mine, tid, n);
+        if (l->records && l->plan.split != BPTT_COLUMNS)
+            record_errors(l, at, r + mine.r0, r + mine.r1, tid);
     }
     if (mine.others)
         bptt_barrier_wait(&l->barrier, tid, n);
+    const ptrdiff_t R = (at.t1 - at.t0) * B;
+    if (l->records && l->plan.split == BPTT_COLUMNS)
+        record_errors(l, at, bptt_split(R, tid, n), bptt_split(R, tid + 1, n), tid);
 }
 
 /* 2. and dV <- dV + z[t-1]^T da[t]. 1. forward was x[t] W + b, so now
@@ -332,6 +362,11 @@ static void walk(layer *l)
     for (int i = 0; i < 2; i++) {
         memset(&l->barrier, 0, sizeof l->barrier);
         bptt_pool_run(loops[i], l, l->plan.threads);
+    }
+    for (ptrdiff_t h = 0; l->records && h < l->H; h++) {
+        l->dead[h] = 0;
+        for (int i = 0; i < MOST_THREADS; i++)
+            l->dead[h] += (int32_t)l->dead_now[i][h];
     }
     clear_out(l);
 }

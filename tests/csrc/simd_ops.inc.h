@@ -75,6 +75,10 @@ static int NAME(arithmetic)(void)
         CHECK("gt", v_select(v_gt(va, vb), v1, v0), x > y ? one : zero);
         CHECK("eq", v_select(v_eq(va, vb), v1, v0), x == y ? one : zero);
         CHECK("isnan", v_select(v_isnan(va), v1, v0), isnan(x) ? one : zero);
+        int count = 0;
+        for (int i = 0; i < VLEN; i++)
+            count += a[i] < b[i];
+        failures += v_count(v_lt(va, vb)) != count;
         CHECK("select", v_select(v_lt(va, vb), vc, va), x < y ? z : x);
 
         for (int i = 0; i < VLEN; i++) { /* v_round's domain, halves among it */
