@@ -130,6 +130,12 @@ class Order:
                 self._resets = np.broadcast_to(self._resets[:, np.newaxis], shape)
 
     @property
+    def plain(self) -> bool:
+        """Whether all sequences run from the first step to the last."""
+        given = self._lengths, self._resets, self._offsets, self.reset_states
+        return all(one is None for one in given)
+
+    @property
     def resets(self) -> Array | None:
         """Where sequences start anew, in their own order of time."""
         return self._resets

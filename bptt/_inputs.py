@@ -17,6 +17,8 @@ from bptt._validation import (
     as_positive,
     as_real,
     as_size,
+    check_ndim,
+    check_not_empty,
     check_shape,
 )
 from bptt.activations import Activation
@@ -189,6 +191,37 @@ def as_input(x: ArrayLike, I: int, dtype: np.dtype[Any]) -> tuple[Array, bool]:
             f"x must have shape {letters} = {expected} to fit W, got {x.shape}"
         )
     return (x, True) if x.ndim == 3 else (x[:, np.newaxis], False)
+
+
+def as_layer(
+    W: ArrayLike, V: ArrayLike, b: ArrayLike | None
+) -> tuple[Array, Array, Array | None]:
+    """Return the parameters of a layer, of one dtype and of shapes that fit."""
+    W = as_real("W", W, contiguous=False)
+    check_ndim("W", W, "(I, H)")
+    I, H = W.shape
+    check_not_empty("W", "I", I)
+    check_not_empty("W", "H", H)
+    V = as_real("V", V, W.dtype, contiguous=False)
+    check_shape("V", V, "(H, H)", (H, H))
+    if b is not None:
+        b = as_real("b", b, W.dtype)
+        check_shape("b", b, "(H,)", (H,))
+    return W, V, b
+
+
+def as_steps(array: Array, back: bool) -> Array:
+    """Return an array (T, B, K) whose steps the kernels can walk through: one after the
+    other in memory, or if back one before the other, with rows any distance apart.
+    """
+    T, B, K = array.shape
+    step, row, entry = array.strides
+    if back:
+        step = -step
+    walks = T < 2 or (step > 0 if B == 1 else step == B * row)
+    if walks and (B < 2 or row > 0) and (K < 2 or entry == array.itemsize):
+        return array
+    return np.ascontiguousarray(array[::-1])[::-1] if back else array.copy("C")
 
 
 def as_rows(

@@ -217,6 +217,7 @@ cdef void backward_steps(
     da[t] <- (dz[t] + da[t+1] V^T) sigma'(z[t])"""
     cdef Py_ssize_t T = l.T, H = l.H, P = k.panel, t, rows, cells, ended
     cdef Py_ssize_t t0 = start_of(l, c), t1 = start_of(l, c + 1)
+    cdef Py_ssize_t x0 = cells_before(l, t0)
     cdef Py_ssize_t e = first_event(l.restarts, l.n_restarts, t1 + 1) - 1
     cdef Py_ssize_t f = first_event(l.ends, l.n_ends, t1) - 1
     cdef bint scattered = l.place != NULL
@@ -266,7 +267,7 @@ cdef void backward_steps(
         if da_next != NULL:
             da_next = at(l, da_next, ended)
         da_t = at(l, states[t & 1], ended)
-        da_rows = at(l, da, cell_in_chunk(l, c, t - 1) * P)
+        da_rows = at(l, da, (cells - x0) * P)
         z_t = state_after(l, z, t - 1)
         if l.norms != NULL:
             if t == low:
@@ -297,9 +298,9 @@ cdef void backward_products(
     dW <- dW + x[t]^T da[t], db <- db + da[t], dx[t] <- da[t] W^T"""
     cdef Py_ssize_t I = l.I, H = l.H, P = k.panel
     cdef Py_ssize_t t0 = start_of(l, c), t1 = start_of(l, c + 1)
-    cdef Py_ssize_t x0 = first_cell(l, c), panel = l.chunk_panel
+    cdef Py_ssize_t x0 = cells_before(l, t0), panel = l.chunk_panel
     cdef Py_ssize_t R = cells_before(l, t1) - cells_before(l, t0)
-    cdef Py_ssize_t panels = panels_of(H, P), r
+    cdef Py_ssize_t panels = panels_of(H, P), r = 0, many
     cdef Py_ssize_t units = k.outer_tiles(H) * panels
     cdef Py_ssize_t p0 = split(panels, tid, n), p1 = split(panels, tid + 1, n)
     # Sums stay packed from chunk to chunk, unless one chunk is all there is.
@@ -318,14 +319,23 @@ cdef void backward_products(
                      l.packed_x, panel, da, panel, l.dW if direct else l.packed_dW,
                      H if direct else P, P if direct else I * P, add)
     else:
-        k.scatter(p0, p1, H, R, l.ids + x0, da, panel, l.dW)
+        many = l.B if l.back else R
+        while r < R:
+            k.scatter(p0, p1, H, many, l.ids + (-x0 - r if l.back else x0),
+                      at(l, da, r * P), panel, l.dW)
+            r += many
     if l.db != NULL:
         k.sum_rows(p0, p1, H, R, da, panel, l.db)
-    if l.dx != NULL:
+    if l.dx != NULL and l.place == NULL:
+        many, r = rows_together(l, R), 0
+        while r < R:
+            k.gemm(share_gemm(many, I, P, k.tile_rows, tid, n), I, H, at(l, da, r * P),
+                   panel, l.packed_W, NULL, row_after(l, l.dx, x0 + r, l.dx_row),
+                   -l.dx_row if l.back and l.B == 1 else l.dx_row)
+            r += many
+    elif l.dx != NULL:
         k.gemm(share_gemm(R, I, P, k.tile_rows, tid, n), I, H, da, panel,
-               l.packed_W, NULL,
-               at(l, l.dx, x0 * l.dx_row) if l.place == NULL else l.cells_dx,
-               l.dx_row if l.place == NULL else I)
+               l.packed_W, NULL, l.cells_dx, I)
     meet(l, tid, n)
     if l.place != NULL and l.dx != NULL:
         for r in range(split(R, tid, n), split(R, tid + 1, n)):

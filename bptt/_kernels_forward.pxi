@@ -116,12 +116,18 @@ cdef void forward_products(
     cdef void *a = state_after(l, states_of(l, c), t1 - 1 if l.back else t0)
 
     if l.x != NULL:
-        pack_inputs(l, k, c, split(R, tid, n), split(R, tid + 1, n))
+        if l.back:
+            # Nothing is summed over rows here, so they come as they stand.
+            k.pack(split(R, tid, n), split(R, tid + 1, n), I,
+                   at(l, l.x, first_in_memory(l, c) * l.x_row), l.x_row, 1, l.packed_x,
+                   panel)
+        else:
+            pack_inputs(l, k, c, split(R, tid, n), split(R, tid + 1, n))
         meet(l, tid, n)
         k.gemm(mine, H, I, l.packed_x, panel, l.packed_W, l.b, a, z_row)
     else:
         k.gather(split(R, tid, n), split(R, tid + 1, n), H,
-                 l.ids + first_cell(l, c), l.W, l.W_i, l.W_h, l.b, a, z_row)
+                 l.ids + first_in_memory(l, c), l.W, l.W_i, l.W_h, l.b, a, z_row)
     meet(l, tid, n)
 
 

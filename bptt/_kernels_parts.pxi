@@ -150,8 +150,8 @@ cdef void pack_states(
     cdef const void *z = states_of(l, c)
     cdef Py_ssize_t s = t0, u, a, b, e
     if l.back:
-        k.pack(low, high, H, state_after(l, z, t1 - 2), row, 1, l.packed_z,
-               l.chunk_panel)
+        pack_rows(l, k, low, high, cells_before(l, t1) - base, H,
+                  state_after(l, z, t0 - 1), row, l.packed_z)
         s = t1
     while s < t1:
         u = s + 1
@@ -166,7 +166,7 @@ cdef void pack_states(
     e = first_event(l.restarts, l.n_restarts, t0)
     while e < l.n_restarts and l.restarts[3 * e] < t1:
         s = l.restarts[3 * e]
-        a = cell_in_chunk(l, c, s) + l.restarts[3 * e + 1] - (l.B - rows_of(l, s))
+        a = cells_before(l, s) - base + l.restarts[3 * e + 1] - (l.B - rows_of(l, s))
         if low <= a < high:
             k.pack(0, 1, H, at(l, l.starts, l.restarts[3 * e + 2] * H), H, 1,
                    at(l, l.packed_z, a * P), l.chunk_panel)

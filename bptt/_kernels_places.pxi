@@ -1,7 +1,7 @@
 # Where the rows of each step stand in the arrays of the caller.
 #
-# (a) One step follows another, rows some distance apart, or comes before it in memory:
-#     then the rows of a chunk are taken in the order of memory, the last step first.
+# (a) One step follows another, rows some distance apart, or comes before it in memory.
+#     Whatever is summed over rows is summed in the order of time all the same.
 # (b) Or each cell has a place of its own (`Layout.place`). Then z of a chunk is in a
 #     buffer, cell after cell, and copied from and to its places.
 
@@ -38,20 +38,38 @@ cdef Py_ssize_t check_strides(
     return row // size
 
 
-cdef inline Py_ssize_t first_cell(const Layer *l, Py_ssize_t c) noexcept nogil:
-    """Return how many cells after the first one of all those of chunk c begin."""
+cdef inline Py_ssize_t first_in_memory(const Layer *l, Py_ssize_t c) noexcept nogil:
+    """Return how many rows after those of step 0 the first one of chunk c stands."""
     if l.back:
         return -(start_of(l, c + 1) - 1) * l.B
     return cells_before(l, start_of(l, c))
 
 
-cdef inline Py_ssize_t cell_in_chunk(
-    const Layer *l, Py_ssize_t c, Py_ssize_t step
+cdef inline Py_ssize_t rows_together(const Layer *l, Py_ssize_t R) noexcept nogil:
+    """Return how many of R rows of a chunk are the same distance apart: those of a step
+    where steps of several rows stand before each other, or else all."""
+    return l.B if l.back and l.B > 1 else R
+
+
+cdef inline void *row_after(
+    const Layer *l, const void *array, Py_ssize_t cells, Py_ssize_t row
 ) noexcept nogil:
-    """Return how many cells of chunk c lie before those of a step in memory."""
-    if l.back:
-        return (start_of(l, c + 1) - 1 - step) * l.B
-    return cells_before(l, step) - cells_before(l, start_of(l, c))
+    """Return the address of a step's first row in an array: so many cells after x[0]."""
+    return at(l, array, (-cells if l.back else cells) * row)
+
+
+cdef void pack_rows(
+    Layer *l, const Kernels *k, Py_ssize_t r0, Py_ssize_t r1, Py_ssize_t R,
+    Py_ssize_t N, const void *array, Py_ssize_t row, void *packed,
+) noexcept nogil:
+    """Pack the rows from r0 to r1, of R of a chunk, that begin with a step's first."""
+    cdef Py_ssize_t many = rows_together(l, R), first = r0 // many * many
+    cdef Py_ssize_t apart = -row if l.back and l.B == 1 else row
+    while first < r1:
+        # Row r is r - first rows after the first one of a step, which is first rows back.
+        k.pack(max(r0, first), min(r1, first + many), N,
+               at(l, array, -2 * first * row), apart, 1, packed, l.chunk_panel)
+        first += many
 
 
 cdef inline void *state_after(
@@ -108,11 +126,12 @@ cdef inline Py_ssize_t place_of(const Layer *l, Py_ssize_t cell) noexcept nogil:
 cdef void pack_inputs(
     Layer *l, const Kernels *k, Py_ssize_t c, Py_ssize_t r0, Py_ssize_t r1
 ) noexcept nogil:
-    """Pack x of a chunk's cells from r0 to r1."""
-    cdef Py_ssize_t I = l.I, x0 = first_cell(l, c), r
+    """Pack x of a chunk's cells from r0 to r1, in the order of time."""
+    cdef Py_ssize_t I = l.I, x0 = cells_before(l, start_of(l, c)), r
+    cdef Py_ssize_t R = cells_before(l, start_of(l, c + 1)) - x0
     if l.place == NULL:
-        k.pack(r0, r1, I, at(l, l.x, x0 * l.x_row), l.x_row, 1, l.packed_x,
-               l.chunk_panel)
+        pack_rows(l, k, r0, r1, R, I, row_after(l, l.x, x0, l.x_row), l.x_row,
+                  l.packed_x)
         return
     for r in range(r0, r1):
         if r + AHEAD < r1:

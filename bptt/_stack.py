@@ -21,10 +21,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from bptt._directions import Order, both, in_order
 from bptt._forms import is_list
+from bptt._inputs import as_input, as_layer, as_rows
 from bptt._parameters import Shapes
 from bptt._validation import as_array, as_real, check_shape
 from bptt.activations import Activation
-from bptt.recurrence import ErrorFlow, Gradients, Tape, backward, forward
+from bptt.recurrence import (
+    ErrorFlow,
+    Gradients,
+    Tape,
+    backward,
+    forward,
+    run_plain,
+)
 
 Array = NDArray[Any]
 # Initial ones of each cell.
@@ -182,6 +190,10 @@ class Stack:
             if layer > 0:
                 z, mask = self._drop(z, generator)
                 masks.append(mask)
+            if self.directions == 2 and order.plain and not budget:
+                z, both_ways = self._both_ways(params, layer, z, z0)
+                tapes += both_ways
+                continue
             new = self._forward_layer(params, layer, z, z0, order, budget)
             tapes += [tape for _, tape in new]
             z = new[0][0]
@@ -244,6 +256,35 @@ class Stack:
         params = {name: params[name] for name in self.shapes()}
         dx = dz if dz is None else tape.order.split(dz)
         return StackGradients(params, dz0, dx), tape.order.flows(flows, D)
+
+    def _both_ways(
+        self, params: Mapping[str, Array], layer: int, x: Any, z0: States
+    ) -> tuple[Array, list[Tape]]:
+        """Return the states of both directions, and their tapes.
+
+        They share one array: the columns of the direction that reads from the end begin
+        with its initial state at the other end, and are walked through backwards.
+        """
+        cells = [2 * layer, 2 * layer + 1]
+        layers = [as_layer(*self._cell(params, cell)) for cell in cells]
+        (I, H), dtype = layers[0][0].shape, layers[0][0].dtype
+        work = self._work(x, layer)
+        x, batched = as_input(x, I, dtype)
+        T, B = x.shape[:2]
+        wide = np.empty((T + 2, B, 2 * H), dtype)
+        z = wide[:-1, :, :H], wide[:0:-1, :, H:]
+
+        def run(d: int) -> Tape:
+            start = None if z0 is None else z0[cells[d]]
+            z[d][0] = 0
+            if start is not None:
+                z[d][0] = as_rows("z0", start, B, H, dtype, batched)
+            inputs = x[::-1] if d else x
+            return run_plain(inputs, *layers[d], z[d], self.activation, batched)
+
+        tapes = both(run, *work)
+        wide.flags.writeable = False
+        return wide[1:-1] if batched else wide[1:-1, 0], tapes
 
     def _forward_layer(
         self,

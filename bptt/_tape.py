@@ -93,7 +93,6 @@ class Tape:
             self.z.shape != (T + 1, B, H)
             or self.V.shape != (H, H)
             or self.x.shape != ((T, B) if ids else (T, B, I))
-            or not (self.z.flags.c_contiguous and self.x.flags.c_contiguous)
             or not (self.W.dtype == self.V.dtype == self.z.dtype)
             or (ids and self.x.flags.writeable)
             or (not ids and self.x.dtype != self.z.dtype)
@@ -101,6 +100,11 @@ class Tape:
             raise ValueError(
                 "a Tape comes from forward; these parts are of no one call"
             )
+
+    @property
+    def back(self) -> bool:
+        """Whether the steps stand in memory from the last one on."""
+        return self.z.strides[0] < 0
 
     @property
     def cells(self) -> tuple[int, int]:
@@ -124,6 +128,8 @@ def new_gradients(tape: Tape, need_x_grad: bool) -> Gradients:
     """Return new arrays for the gradients."""
     dtype, shapes = tape.z.dtype, _gradient_shapes(tape, need_x_grad)
     leaves: list[Any] = [None if s is None else np.empty(s, dtype) for s in shapes]
+    if tape.back and leaves[4] is not None:
+        leaves[4] = leaves[4][::-1]
     return Gradients(*leaves)
 
 

@@ -20,9 +20,11 @@ from bptt._inputs import (
     as_cells,
     as_flow,
     as_input,
+    as_layer,
     as_reset_state,
     as_rows,
     as_starts,
+    as_steps,
     with_records,
 )
 from bptt._tape import (
@@ -33,7 +35,7 @@ from bptt._tape import (
     check_gradients,
     new_gradients,
 )
-from bptt._validation import as_real, check_ndim, check_not_empty, check_shape
+from bptt._validation import as_real, check_shape
 from bptt.activations import Activation, as_activation
 
 Array = NDArray[Any]
@@ -127,17 +129,8 @@ def forward(
     ((2, 2), (2, 2))
     """
     activation = as_activation(activation)
-    W = as_real("W", W, contiguous=False)
-    check_ndim("W", W, "(I, H)")
+    W, V, b = as_layer(W, V, b)
     I, H = W.shape
-    check_not_empty("W", "I", I)
-    check_not_empty("W", "H", H)
-    V = as_real("V", V, W.dtype, contiguous=False)
-    check_shape("V", V, "(H, H)", (H, H))
-    if b is not None:
-        b = as_real("b", b, W.dtype)
-        check_shape("b", b, "(H,)", (H,))
-
     plain = lengths is offsets is resets is reset_state is memory is checkpoint is None
     if not plain or is_list(x):
         if out is not None:
@@ -161,9 +154,23 @@ def forward(
     z = _states(out, (T + 1, B, H), W.dtype)
     z[0] = 0 if z0 is None else as_rows("z0", z0, B, H, W.dtype, batched)
 
+    tape = run_plain(x, W, V, b, z, activation, batched)
+    return (z[1:] if batched else z[1:, 0]), tape
+
+
+def run_plain(
+    x: Array,
+    W: Array,
+    V: Array,
+    b: Array | None,
+    z: Array,
+    activation: Activation,
+    batched: bool,
+) -> Tape:
+    """Run over checked arrays, from z[0] on, and return the tape."""
     _backend.kernels.forward(x, W, V, b, z, activation)
     z.flags.writeable = False
-    return (z[1:] if batched else z[1:, 0]), Tape(x, W, V, b, z, activation, batched)
+    return Tape(x, W, V, b, z, activation, batched)
 
 
 @overload
@@ -294,21 +301,21 @@ def backward(
     if dz is not None:
         if callable(dz):
             dz = dz(0, z[1:] if batched else z[1:, 0])
-        dz = as_real("dz", dz, dtype)
+        dz = as_real("dz", dz, dtype, contiguous=False)
         check_shape(
             "dz",
             dz,
             "(T, B, H)" if batched else "(T, H)",
             (T, B, H) if batched else (T, H),
         )
-        dz = dz.reshape(T, B, H)
+        dz = as_steps(dz if batched else dz[:, np.newaxis], tape.back)
     if dz_last is not None:
         dz_last = as_rows("dz_last", dz_last, B, H, dtype, batched)
 
     grads = new_gradients(tape, need_x_grad) if out is None else out
     if out is not None:
         check_gradients(out, tape, need_x_grad)
-    dx = None if grads.x is None else grads.x.reshape(x.shape)
+    dx = grads.x if batched or grads.x is None else grads.x[:, np.newaxis]
     arrays = (grads.W, grads.V, grads.b, grads.z0.reshape(B, H), dx)
     if flow is None:
         _backend.kernels.backward(x, W, V, z, tape.activation, dz, dz_last, *arrays)

@@ -39,15 +39,15 @@ def make_case(rng, rnn):
     return array(T, B, I), 0.5 * array(*last), array(T, B, s.width), array(*last)
 
 
-def check_stack(stack, params, case, training=False):
+def check_stack(stack, params, case, training=False, **options):
     """Assert that states and gradients are those of the definition."""
     x, z0, dz, dz_last = case
     generator = np.random.default_rng(5) if training else None
-    z, tape = stack.forward(params, x, z0, generator=generator)
+    z, tape = stack.forward(params, x, z0, generator=generator, **options)
     grads = stack.backward(tape, dz, dz_last)
     actual = {"z": z, "z_last": tape.z_last, "z0": grads.z0, "x": grads.x}
     assert grads.params.keys() == params.keys()
-    compare(stack, params, case, actual | grads.params, tape.masks)
+    compare(stack, params, case, actual | grads.params, tape.masks, **options)
 
 
 def compare(stack, params, case, actual, masks=(), **options):
@@ -82,6 +82,12 @@ def test_with_dropout(both, rng):
 
 
 BUGS = {
+    "the columns are swapped": (
+        "wide[:-1, :, :H], wide[:0:-1, :, H:]",
+        "wide[:-1, :, H:], wide[:0:-1, :, :H]",
+    ),
+    "no state at the end": ("z[d][0] = as_rows(", "_ = as_rows("),
+    "a state of the other direction": ("z0[cells[d]]", "z0[cells[d - 1]]"),
     "the directions are swapped": ("[left, right]", "[right, left]"),
     "the states are not turned back": ("order.reversal(new[1][0])", "new[1][0]"),
     "nothing is turned round": ("order.reversal(x) if d else x", "x"),
@@ -121,9 +127,18 @@ def test_a_planted_bug_is_found(bug, with_bug, rng):
     parts = [getattr(rnn.stack, name) for name in rnn.stack.__slots__]
     case = make_case(rng, rnn)
     case = (rng.standard_normal((T, B, H)), *case[1:])
-    check_stack(rnn.stack, rnn.params, case, training=True)
+    wrong = with_bug(*BUGS[bug])(*parts)
+    # Directions of sequences with resets do not share an array: both ways are checked.
+    ways = {}, {"resets": rng.random((T, B)) < 0.3}
+    for options in ways:
+        check_stack(rnn.stack, rnn.params, case, training=True, **options)
+
+    def check():
+        for options in ways:
+            check_stack(wrong, rnn.params, case, training=True, **options)
+
     with pytest.raises(AssertionError):
-        check_stack(with_bug(*BUGS[bug])(*parts), rnn.params, case, training=True)
+        check()
 
 
 @pytest.mark.parametrize(("layers", "both"), SHAPES)
