@@ -54,7 +54,7 @@ cdef inline Py_ssize_t rows_together(const Layer *l, Py_ssize_t R) noexcept nogi
 cdef inline void *row_after(
     const Layer *l, const void *array, Py_ssize_t cells, Py_ssize_t row
 ) noexcept nogil:
-    """Return the address of a step's first row in an array: so many cells after x[0]."""
+    """Return the address of a step's first row, so many cells after x[0] in time."""
     return at(l, array, (-cells if l.back else cells) * row)
 
 
@@ -66,9 +66,10 @@ cdef void pack_rows(
     cdef Py_ssize_t many = rows_together(l, R), first = r0 // many * many
     cdef Py_ssize_t apart = -row if l.back and l.B == 1 else row
     while first < r1:
-        # Row r is r - first rows after the first one of a step, which is first rows back.
+        # Row r is r - first after the first of a step, which is first rows back.
         k.pack(max(r0, first), min(r1, first + many), N,
-               at(l, array, -2 * first * row), apart, 1, packed, l.chunk_panel)
+               at(l, array, -2 * first * row), apart, 1, packed,
+               l.chunk_panel)
         first += many
 
 
