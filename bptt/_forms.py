@@ -35,10 +35,12 @@ class Rectangle:
         self.cells = T * B
         self.rows = (B,) if batched else ()
 
-    def gather(self, name: str, value: ArrayLike, K: int, dtype: Any) -> Array:
-        """Return an array of one row of K = H entries per cell as (T, B, K)."""
+    def gather(
+        self, name: str, value: ArrayLike, K: int, dtype: Any, letter: str = "H"
+    ) -> Array:
+        """Return an array of one row of K entries per cell as (T, B, K)."""
         array = as_real(name, value, dtype)
-        letters = "(T, B, H)" if self.batched else "(T, H)"
+        letters = f"(T, B, {letter})" if self.batched else f"(T, {letter})"
         check_shape(name, array, letters, (self.T, *self.rows, K))
         return array.reshape(self.T, self.B, K)
 
@@ -117,27 +119,30 @@ class Ragged:
         self.sequence[cell] = sequence
         self._before = before
 
-    def gather(self, name: str, value: Any, K: int, dtype: Any) -> Array:
-        """Return an array of the form, of rows of K = H entries, as cells (N, 1, K)."""
-        return self.cells_of(self._flat(name, value, K, dtype))
+    def gather(
+        self, name: str, value: Any, K: int, dtype: Any, letter: str = "H"
+    ) -> Array:
+        """Return an array of the form, of rows of K entries, as cells (N, 1, K)."""
+        return self.cells_of(self._flat(name, value, K, dtype, letter))
 
     def cells_of(self, flat: Array) -> Array:
         """Return the caller's array, its first axes made one, as cells (N, 1, ..)."""
         return np.take(flat, self.place, axis=0)[:, np.newaxis]
 
-    def _flat(self, name: str, value: Any, K: int, dtype: Any) -> Array:
+    def _flat(self, name: str, value: Any, K: int, dtype: Any, letter: str) -> Array:
         if self.name == "list":
             items = _as_list(name, value, self.S)
             arrays = [as_real(f"{name}[{i}]", a, dtype) for i, a in enumerate(items)]
             for i, array in enumerate(arrays):
                 shape = (int(self.lengths[i]), K)
-                check_shape(f"{name}[{i}]", array, "(T, H)", shape)
+                check_shape(f"{name}[{i}]", array, f"(T, {letter})", shape)
             return np.concatenate(arrays) if arrays else np.empty((0, K), dtype)
         array = as_real(name, value, dtype)
         if self.name == "padded":
-            check_shape(name, array, "(T, B, H)", (self.steps, self.S, K))
+            padded = (self.steps, self.S, K)
+            check_shape(name, array, f"(T, B, {letter})", padded)
         else:
-            check_shape(name, array, "(N, H)", (self.cells, K))
+            check_shape(name, array, f"(N, {letter})", (self.cells, K))
         return array.reshape(-1, K)
 
     def scatter(self, cells: Array) -> Any:
@@ -152,6 +157,16 @@ class Ragged:
             return values
         b = self._before
         return [values[b[i] : b[i + 1]] for i in range(self.S)]
+
+    def cells_at(self, sequences: Array, t: int) -> Array:
+        """Return the cell of step t = 1.. of each of these sequences."""
+        cells: Array = self._cell[self._before[sequences] + t - 1]
+        return cells
+
+    def step_of(self, step: Array, sequence: Array) -> Array:
+        """Return which step, 1.., of its sequence a step of the slots, 0.., is."""
+        t: Array = step - self._start[sequence] + 1
+        return t
 
     def flags(self, name: str, value: Any) -> Array:
         """Return booleans per cell, (N,), from the caller's form."""

@@ -100,7 +100,7 @@ def test_omega_that_does_not_fit_is_refused(rng):
     two = bptt.Network(3, 6, 2, loss="squared_error", num_layers=2, dtype=np.float64)
     with pytest.raises(ValueError, match=r"^omega must be positive, got -1$"):
         one.loss_and_gradients(x, target, omega=-1)
-    with pytest.raises(ValueError, match=r"^tape must be of sequences of one length"):
+    with pytest.raises(ValueError, match=r"^tape must be of forward without lengths"):
         one.loss_and_gradients(x, target, lengths=[9, 8, 7, 6], omega=1)
     with pytest.raises(ValueError, match=r"^omega needs a network of one layer, got"):
         two.loss_and_gradients(x, target, omega=1)

@@ -24,7 +24,7 @@ def kind(flow: GradientFlow) -> str:
     if len(flow.units.dead) > _MANY * H:
         return "dead"
     steps = len(flow.log10_decay) - 1
-    if flow.horizon < _VANISHING * steps or flow.log10_norm_all[0] == -math.inf:
+    if flow.horizon < _VANISHING * steps or flow.log10_decay[-1] == -math.inf:
         return "saturated" if _saturates(flow) else "vanishing"
     if flow.log10_decay.max() > math.log10(_EXPLODING):
         return "exploding"
