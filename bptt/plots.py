@@ -52,7 +52,7 @@ def gradient_norms(
         ax.plot(t, _drawn(one.log10_norm_all), color=colour, label=name)
         if not name and one.log10_norm.shape[1] > 1:
             low, high = _range(one.log10_norm)
-            ax.fill_between(t, low, high, color=colour, alpha=0.2, lw=0)
+            ax.fill_between(t, low, high, color=colour, alpha=0.35, lw=0)
     _label(ax, "t", "log10 ||dL/dz[t]||", "Gradient over time")
     return _legend(ax)
 
@@ -280,8 +280,9 @@ def _axes(ax: Axes | None) -> Axes:
         raise ImportError(
             "pictures need matplotlib: pip install 'bptt[plot]'"
         ) from None
+    # Small, so that the letters can be read on a phone.
     # No pyplot: it would keep every figure, and ask for a display.
-    figure = Figure(figsize=(5.2, 3.6), layout="constrained")
+    figure = Figure(figsize=(4.4, 3.2), layout="constrained")
     figure.patch.set_alpha(0)
     ax = figure.subplots()
     ax.patch.set_alpha(0)
