@@ -235,7 +235,8 @@ def loss_cliff(ax: Axes | None = None, *, clip: float = 0.1) -> Axes:
     ax.set_xlim(*limits[:2])
     ax.set_ylim(*limits[2:])
     _label(ax, "w", "b", "Loss of one unit, 50 steps")
-    ax.legend(labelcolor="white", framealpha=0, fontsize="small")
+    # White letters need the dark side of the wall.
+    ax.legend(loc="upper right", labelcolor="white", framealpha=0, fontsize="small")
     return ax
 
 
