@@ -39,12 +39,16 @@ class Rectangle:
         self.cells = T * B
         self.rows = (B,) if batched else ()
 
-    def gather(self, name: str, value: ArrayLike, K: int, dtype: Any) -> Array:
-        """Return an array of one row of K = H entries per cell as (T, B, K)."""
+    def gather(
+        self, name: str, value: ArrayLike, K: int, dtype: Any, letter: str = "H"
+    ) -> Array:
+        """Return an array of one row of K entries per cell as (T, B, K)."""
         array = as_real(name, value, dtype)
-        letters = "(T, B, H)" if self.batched else "(T, H)"
+        letters = f"(T, B, {letter})" if self.batched else f"(T, {letter})"
         check_shape(name, array, letters, (self.T, *self.rows, K))
         return array.reshape(self.T, self.B, K)
+
+    gather_cells = gather
 
     def empty(self, K: int, dtype: Any) -> Array:
         """Return a new array for rows of K entries, as `gather` returns them."""
@@ -133,22 +137,34 @@ class Ragged:
             self.place, self.sequence,
         )  # fmt: skip
 
-    def gather(self, name: str, value: Any, K: int, dtype: Any) -> Any:
-        """Return an array of the form, of rows of K = H entries, as (M, 1, K), or as a
-        list of arrays (T, K).
+    def gather(
+        self, name: str, value: Any, K: int, dtype: Any, letter: str = "H"
+    ) -> Any:
+        """Return an array of the form, of rows of K entries, as (M, 1, K), or as a list
+        of arrays (T, K).
         """
         if self.name == "list":
-            return self._items(name, value, K, dtype)
+            return self._items(name, value, K, dtype, letter)
         array = as_real(name, value, dtype)
         if self.name == "padded":
-            check_shape(name, array, "(T, B, H)", (self.steps, self.S, K))
+            padded = (self.steps, self.S, K)
+            check_shape(name, array, f"(T, B, {letter})", padded)
         else:
-            check_shape(name, array, "(N, H)", (self.cells, K))
+            check_shape(name, array, f"(N, {letter})", (self.cells, K))
         return array.reshape(-1, 1, K)
 
-    def cells_of(self, rows: Array) -> Array:
-        """Return the caller's rows as cells (N, 1, ...)."""
+    def cells_of(self, rows: Array | list[Array]) -> Array:
+        """Return the caller's rows, (M, ...) or lists of them, as cells (N, 1, ...)."""
+        if isinstance(rows, list):
+            rows = np.concatenate(rows)
         return np.take(rows, self.place, axis=0)[:, np.newaxis]
+
+    def gather_cells(
+        self, name: str, value: Any, K: int, dtype: Any, letter: str = "H"
+    ) -> Array:
+        """Return an array of the form, of rows of K entries, as cells (N, 1, K)."""
+        rows = self.gather(name, value, K, dtype, letter)
+        return self.cells_of(rows if isinstance(rows, list) else rows[:, 0])
 
     def empty(self, K: int, dtype: Any) -> Array:
         """Return a new array for rows of K entries; zeros in the padding."""
@@ -169,12 +185,14 @@ class Ragged:
         b = self._before
         return [rows[b[i] : b[i + 1]] for i in range(self.S)]
 
-    def _items(self, name: str, value: Any, K: int, dtype: Any) -> list[Array]:
+    def _items(
+        self, name: str, value: Any, K: int, dtype: Any, letter: str
+    ) -> list[Array]:
         items = as_list(name, value, self.S)
         arrays = [as_real(f"{name}[{i}]", a, dtype) for i, a in enumerate(items)]
         for i, array in enumerate(arrays):
             shape = (int(self.lengths[i]), K)
-            check_shape(f"{name}[{i}]", array, "(T, H)", shape)
+            check_shape(f"{name}[{i}]", array, f"(T, {letter})", shape)
         return arrays
 
     def scatter(self, cells: Array) -> Any:
@@ -184,6 +202,17 @@ class Ragged:
         placed = np.zeros((rows, *cells.shape[1:]), cells.dtype)
         placed[self.place] = cells
         return self.shaped(placed[:, np.newaxis])
+
+    def cells_at(self, sequences: Array, t: int) -> Array:
+        """Return the cell of step t = 1.. of each of these sequences."""
+        step = self._start[sequences] + t
+        cells: Array = self.offsets[step] - self.offsets[1] + self._row[sequences]
+        return cells
+
+    def step_of(self, step: Array, sequence: Array) -> Array:
+        """Return which step, 1.., of its sequence a step of the slots, 0.., is."""
+        t: Array = step - self._start[sequence] + 1
+        return t
 
     def flags(self, name: str, value: Any) -> Array:
         """Return booleans per cell, (N,), from the caller's form."""

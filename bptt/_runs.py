@@ -7,8 +7,8 @@ whose states are all kept has a single leaf.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -123,6 +123,11 @@ class Leaves:
         rows = self.offsets[starts + 1] - self.offsets[starts]
         return int((cells + rows).max(initial=0))
 
+    def last(self, i: int, states: Array) -> Array:
+        """Return the last of the leaf before i's states, as leaf i begins with them."""
+        flat = states.reshape(-1, states.shape[-1])
+        return flat[len(flat) - self.rows(self.bounds(i)[0]) :].copy()
+
     def layout(self, i: int) -> Layout | None:
         return None if self.whole is None else self.whole.between(*self.bounds(i))
 
@@ -161,7 +166,7 @@ def forward(
             layout = layout._replace(first=form.first)
         if T and B:
             _backend.kernels.forward(x, W, V, b, z, activation, layout)
-            _take_ends(z_end, rows.reshape(-1, H), layout)
+            take_ends(z_end, rows.reshape(-1, H), layout)
         z.flags.writeable = rows.flags.writeable = False
         run = Run(
             *arguments,
@@ -208,32 +213,91 @@ def _walk_up(run: Run, leaves: Leaves, end: int, first_time: bool = False) -> No
             keep_at = end
             if free and end - leaf > 1:
                 keep_at = leaf + _recompute.split(end - leaf, free + 1)
-        states = leaves.states(leaf, run.z)
-        flat = states.reshape(-1, states.shape[-1])
-        flat[: len(state)] = state
+        states = _run_leaf(run, leaves, leaf, state, run.z)
         layout = leaves.layout(leaf)
-        x = leaves.part(leaf, run.x)
-        _backend.kernels.forward(x, run.W, run.V, run.b, states, run.activation, layout)
+        if first_time and (layout is not None or leaf + 1 == end):
+            take_ends(run.z_end, states.reshape(-1, states.shape[-1]), layout)
         leaf += 1
-        if first_time and (layout is not None or leaf == end):
-            _take_ends(run.z_end, flat[len(state) :], layout)
         if leaf == end:
             run.held[0] = leaf - 1
             return
-        state = flat[len(flat) - leaves.rows(leaves.bounds(leaf)[0]) :].copy()
+        state = leaves.last(leaf, states)
 
 
-def _take_ends(z_end: Array, cells: Array, layout: Layout | None) -> None:
-    """Copy the last states of the sequences that end within these cells."""
+def _run_leaf(
+    run: Run, leaves: Leaves, leaf: int, state: Array, buffer: Array
+) -> Array:
+    """Run a leaf from the state before it; return its states, in the buffer."""
+    states = leaves.states(leaf, buffer)
+    states.reshape(-1, states.shape[-1])[: len(state)] = state
+    _backend.kernels.forward(
+        leaves.part(leaf, run.x), run.W, run.V, run.b, states, run.activation,
+        leaves.layout(leaf),
+    )  # fmt: skip
+    return states
+
+
+def take_ends(z_end: Array, states: Array, layout: Layout | None) -> None:
+    """Copy the last states of the sequences that end within these, of (rows, H)."""
     if layout is None or layout.offsets is None:
-        z_end[...] = cells[len(cells) - len(z_end) :]
+        z_end[...] = states[len(states) - len(z_end) :]
     elif layout.ends is not None:
         step, row, sequence = layout.ends.T
         rows = layout.offsets[step + 1] - layout.offsets[step]
-        cell = layout.offsets[step] + row - (layout.rows(0) - rows)
+        cell = layout.offsets[step] + row + rows
         if layout.first is not None and layout.place is not None:
-            cell = layout.place[cell]
-        z_end[sequence] = cells[cell]
+            cell = layout.place[cell - layout.rows(0)]
+        z_end[sequence] = states[cell]
+
+
+def in_cells(run: Run) -> Run:
+    """Return a run whose arrays stand cell after cell, as its leaves do."""
+    form, layout, z = run.form, run.layout, run.z
+    if not isinstance(form, Ragged) or layout is None or layout.place is None:
+        return run
+    if layout.first is not None:
+        assert layout.starts is not None
+        rows = layout.starts[layout.first], z.reshape(-1, z.shape[-1])[layout.place]
+        z = np.concatenate(rows)[:, np.newaxis]
+    x = run.x
+    if isinstance(x, list) or x.ndim == 3:
+        x = form.cells_of(x if isinstance(x, list) else x[:, 0])
+    return replace(
+        run, x=x, z=z, layout=layout._replace(place=None, first=None, sequence=None)
+    )
+
+
+def leaves_of(run: Run) -> Leaves:
+    steps = run.form.T if run.schedule is None else run.schedule.steps
+    return Leaves(run.form, run.layout, steps)
+
+
+def walk_forward(
+    run: Run, leaves: Leaves, first: int = 0, end: int | None = None
+) -> Iterator[tuple[int, Array]]:
+    """Yield each leaf from `first` up to `end`, and its states with the one before."""
+    end = leaves.count if end is None else end
+    if run.schedule is None or (run.held[0] == first and first + 1 == end):
+        for leaf in range(first, end):
+            yield leaf, leaves.states(leaf, run.z.reshape(-1, run.z.shape[-1]))
+        return
+    buffer = np.empty_like(run.z)
+    leaf, state = [kept for kept in run.kept if kept[0] <= first][-1]
+    for i in range(leaf, end):
+        states = _run_leaf(run, leaves, i, state, buffer)
+        if i >= first:
+            yield i, states
+        if i + 1 < end:
+            state = leaves.last(i + 1, states)
+
+
+def walk_back(run: Run, leaves: Leaves) -> Iterator[tuple[int, Array]]:
+    """Yield each leaf from the last to the first, and its states."""
+    kept = list(run.kept)
+    for i in range(leaves.count - 1, -1, -1):
+        yield i, run.z if run.schedule is None else _states_of(run, leaves, i)
+    if run.schedule is not None and run.schedule.slots == run.schedule.leaves:
+        run.kept[:] = kept  # for another walk
 
 
 def backward(
@@ -244,7 +308,7 @@ def backward(
     flow: Flow | None,
 ) -> tuple[Gradients, ErrorFlow | None]:
     """Run backward, from dz in cells or given leaf by leaf, and dz_last (S, H)."""
-    form, W, V, z = run.form, run.W, run.V, run.z
+    form, W, V = run.form, run.W, run.V
     dtype, (I, H) = W.dtype, W.shape
     dW, dV = np.zeros((I, H), dtype), np.zeros((H, H), dtype)
     db = None if run.b is None else np.zeros(H, dtype)
@@ -254,12 +318,9 @@ def backward(
 
     if form.T and form.B:
         chunk = _backend.kernels.chunk_steps(form.T, form.B, I, H, dtype.itemsize)
-        steps = form.T if run.schedule is None else run.schedule.steps
-        leaves = Leaves(form, run.layout, steps)
-        kept = list(run.kept)
+        leaves = leaves_of(run)
         da_next = None
-        for i in range(leaves.count - 1, -1, -1):
-            states = z if run.schedule is None else _states_of(run, leaves, i)
+        for i, states in walk_back(run, leaves):
             layout = run.layout if run.schedule is None else leaves.layout(i)
             layout = with_room(layout, H, dtype)
             da_first = np.empty((leaves.rows(leaves.bounds(i)[0]), H), dtype)
@@ -282,8 +343,6 @@ def backward(
             )  # fmt: skip
             da_next = da_first
             add_starts(dz0, V, layout)
-        if run.schedule is not None and run.schedule.slots == run.schedule.leaves:
-            run.kept[:] = kept  # for another call
         if run.layout is None:
             dz0 = dz_start
         else:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bptt import losses
+from bptt._readout import read_back, rows_of
 from bptt.flow import GradientFlow, gradient_flow, omega
 from bptt.network import Network
 from bptt.recurrence import Tape, forward
@@ -82,6 +83,40 @@ def trace(
     if network.readout == "last":
         return Trace(loss, tape, None, dz)
     return Trace(loss, tape, dz, None)
+
+
+def trace_last(network: Network, x: ArrayLike, target: ArrayLike) -> Trace:
+    """Return what `bptt.gradient_flow` needs of the last layer of a network.
+
+    Of one direction, from states of 0 and without dropout.
+
+    Parameters
+    ----------
+    network : Network
+    x, target : array_like
+        As in `Network.loss_and_gradients`.
+
+    Returns
+    -------
+    Trace
+        With the tape of the last layer, whose x are the states of the layer below.
+
+    Examples
+    --------
+    >>> network = Network(2, 8, 1, loss="squared_error", num_layers=2, seed=0)
+    >>> one = trace_last(network, np.ones((9, 4, 2), np.float32), np.zeros((9, 4, 1)))
+    >>> one.tape, one.dz.shape
+    (Tape(T=9, B=4, I=8, H=8, float32, tanh), (9, 4, 8))
+    """
+    if network.stack.directions > 1:
+        raise ValueError("network must have one direction, got a bidirectional one")
+    states = network.stack.states(x, None)
+    z, stack = network.stack.forward(network.params, x, states)
+    rows = rows_of(z, stack, network.readout, 1)
+    loss, _, _, drows = read_back(network.params, rows, network.loss, target)
+    if network.readout == "last":
+        return Trace(loss, stack.tapes[-1], None, drows)
+    return Trace(loss, stack.tapes[-1], drows, None)
 
 
 def network_flow(

@@ -16,8 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from bptt import flow as flows
 from bptt.flow import cliff
+from bptt.flow._path import Path
 from bptt.flow.gradients import GradientFlow
-from bptt.recurrence import Tape, forward
+from bptt.recurrence import Tape
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,8 +51,8 @@ def gradient_norms(
         t = np.arange(len(one.log10_norm_all))
         ax.plot(t, _drawn(one.log10_norm_all), color=colour, label=name)
         if not name and one.log10_norm.shape[1] > 1:
-            low, high = (_drawn(f(one.log10_norm, axis=1)) for f in (np.min, np.max))
-            ax.fill_between(t, low, high, color=colour, alpha=0.2, lw=0)
+            low, high = _range(one.log10_norm)
+            ax.fill_between(t, low, high, color=colour, alpha=0.35, lw=0)
     _label(ax, "t", "log10 ||dL/dz[t]||", "Gradient over time")
     return _legend(ax)
 
@@ -128,7 +129,7 @@ def singular_values(
     Parameters
     ----------
     tape : Tape
-        Its first sequence is looked at.
+        Its first sequence is looked at, from where it last started anew.
     k : int, default 3
     points : int, default 12
         Gaps to compute, from 1 to T.
@@ -138,8 +139,8 @@ def singular_values(
     -------
     matplotlib.axes.Axes
     """
+    tape = last_steps(tape, len(tape.x))
     T, H = len(tape.x), len(tape.V)
-    tape = last_steps(tape, T)
     gaps = np.unique(np.geomspace(1, T, points).round().astype(int))
     k = min(k, H)
     values = np.array(
@@ -192,9 +193,11 @@ def saturation(tape: Tape, ax: Axes | None = None) -> Axes:
     matplotlib.axes.Axes
     """
     ax = _axes(ax)
-    slope = np.abs(tape.activation.dsigma(tape.z[1:])) / (tape.activation.gamma or 1.0)
-    counts, edges = np.histogram(slope, np.linspace(0, 1, 21))
-    share = counts / max(1, slope.size)
+    edges, counts = np.linspace(0, 1, 21), np.zeros(20, np.int64)
+    for stretch in Path(tape).back():
+        slope = np.abs(tape.activation.dsigma(stretch.z[1:]))
+        counts += np.histogram(slope / (tape.activation.gamma or 1.0), edges)[0]
+    share = counts / max(1, counts.sum())
     colours = [VERMILION if right < 0.06 else BLUE for right in edges[1:]]
     ax.bar(edges[:-1], share, width=0.05, align="edge", color=colours)
     title = f"Slopes of {tape.activation.name}, saturated {share[0]:.0%}"
@@ -232,7 +235,8 @@ def loss_cliff(ax: Axes | None = None, *, clip: float = 0.1) -> Axes:
     ax.set_xlim(*limits[:2])
     ax.set_ylim(*limits[2:])
     _label(ax, "w", "b", "Loss of one unit, 50 steps")
-    ax.legend(labelcolor="white", framealpha=0, fontsize="small")
+    # White letters need the dark side of the wall.
+    ax.legend(loc="upper right", labelcolor="white", framealpha=0, fontsize="small")
     return ax
 
 
@@ -277,8 +281,9 @@ def _axes(ax: Axes | None) -> Axes:
         raise ImportError(
             "pictures need matplotlib: pip install 'bptt[plot]'"
         ) from None
+    # Small, so that the letters can be read on a phone.
     # No pyplot: it would keep every figure, and ask for a display.
-    figure = Figure(figsize=(5.2, 3.6), layout="constrained")
+    figure = Figure(figsize=(4.4, 3.2), layout="constrained")
     figure.patch.set_alpha(0)
     ax = figure.subplots()
     ax.patch.set_alpha(0)
@@ -318,16 +323,26 @@ def _drawn(values: Array) -> Array:
     return np.where(np.isfinite(values), values, np.nan)
 
 
+def _range(values: Array) -> tuple[Array, Array]:
+    """Return the least and the largest of each row's finite values, else NaN."""
+    finite = np.isfinite(values)
+    low = values.min(axis=1, where=finite, initial=np.inf)
+    high = values.max(axis=1, where=finite, initial=-np.inf)
+    return _drawn(low), _drawn(high)
+
+
 def last_steps(tape: Tape, steps: int) -> Tape:
-    """Return the tape of a run's last steps, of its first sequence."""
-    start = max(0, len(tape.x) - steps)
-    x = tape.x[start:, :1]
-    _, part = forward(
-        x if x.ndim == 3 else x[:, 0],
-        tape.W,
-        tape.V,
-        tape.b,
-        tape.z[start, :1] if x.ndim == 3 else tape.z[start, 0],
-        activation=tape.activation,
-    )
-    return part
+    """Return the tape of the last steps of the first sequence since it began anew."""
+    path = Path(tape)
+    row = int(path.row[0])
+    T = int(path.lengths[row])
+    start = max(0, T - steps)
+    anew = [t - 1 for t in range(start + 1, T + 1) if row in path.cuts(t)]
+    start = anew[-1] if anew else start
+    z = np.zeros((T - start + 1, 1, path.H), tape.W.dtype)
+    for stretch in path.forward(start, T):
+        z[stretch.t0 - start : stretch.t1 - start + 1, 0] = stretch.z[:, row]
+    x = np.array([path.at(tape.x, t)[row] for t in range(start + 1, T + 1)])
+    x = x.reshape(T - start, 1, *tape.x.shape[2:]).astype(tape.x.dtype)
+    x.flags.writeable = False
+    return Tape(x, tape.W, tape.V, tape.b, z, tape.activation, False)

@@ -5,7 +5,7 @@ import pytest
 from tolerances import exact_bound
 
 import bptt
-from bptt.network_flow import network_flow, network_omega, trace
+from bptt.network_flow import network_flow, network_omega, trace, trace_last
 from bptt.optimizers import SGD
 
 KINDS = [
@@ -122,3 +122,19 @@ def test_omega_adds_its_gradient_to_that_of_the_loss(rng):
         np.testing.assert_allclose(
             networks[1].params[name], expected, atol=exact_bound(100)
         )
+
+
+@pytest.mark.parametrize("readout", ["every", "last"])
+def test_the_last_layer_is_that_of_the_stack(readout, rng):
+    x, target = batch(rng, "squared_error", readout)
+    two = bptt.Network(
+        3, 6, 2, loss="squared_error", readout=readout, num_layers=2, dtype=np.float64
+    )
+    one = trace_last(two, x, target)
+    loss, grads = two.loss_and_gradients(x, target)
+    assert one.loss == loss
+    last = bptt.backward(one.tape, one.dz, dz_last=one.dz_last)
+    np.testing.assert_array_equal(last.V, grads.params["V_l1"])
+    both = bptt.Network(3, 6, 2, loss="squared_error", bidirectional=True)
+    with pytest.raises(ValueError, match=r"^network must have one direction, got"):
+        trace_last(both, x, target)

@@ -101,3 +101,21 @@ def test_the_surface_is_that_of_the_network():
     path = cliff.descend(steps=5)
     loss = cliff.loss_surface(path[:, 0], path[:, 1])
     np.testing.assert_allclose(loss, path[:, 2], rtol=exact_bound(5000))
+
+
+def test_a_ragged_batch_is_drawn_as_its_sequences(rng):
+    x = [rng.standard_normal((n, 3)) for n in (9, 30, 12)]
+    W, V = rng.standard_normal((3, 6)), rng.standard_normal((6, 6)) / 3
+    resets = [np.arange(len(a)) == 4 for a in x]
+    _, tape = bptt.forward(x, W, V, resets=resets)
+    z = np.concatenate([bptt.forward(x[0][4:], W, V)[0]])
+    last = plots.last_steps(tape, 100)
+    assert len(last.x) == 5
+    np.testing.assert_allclose(last.z[1:, 0], z, rtol=exact_bound(100))
+    flow = bptt.gradient_flow(tape, dz_last=np.ones((3, 6)))
+    for draw in pictures(tape, flow).values():
+        assert draw(None).get_title()
+    every = np.concatenate(bptt.forward(x, W, V, resets=resets)[0])
+    share = (1 - np.square(every) < 0.05).mean()
+    first = plots.saturation(tape).patches[0].get_height()
+    assert abs(first - share) <= exact_bound(1)

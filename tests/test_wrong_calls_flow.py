@@ -19,6 +19,7 @@ _, ids = bptt.forward(np.ones((5, 3), int), W, V, b)
 _, empty = bptt.forward(x[:0], W, V, b)
 _, ragged = bptt.forward(x, W, V, b, z0, lengths=[5, 3, 2])
 _, recomputed = bptt.forward(x, W, V, b, z0, checkpoint=2)
+_, ragged_recomputed = bptt.forward(x, W, V, b, z0, lengths=[5, 3, 2], checkpoint=2)
 layer = flow.RTRL(W, V)
 
 CALLS = [
@@ -30,8 +31,14 @@ CALLS = [
     (lambda: bptt.gradient_flow(x, dz), "tape must be the Tape that forward returned, got ndarray"),
     (lambda: flow.omega(x, dz), "tape must be the Tape that forward returned, got ndarray"),
     (lambda: bptt.lyapunov_exponents(x), "tape must be the Tape that forward returned, got ndarray"),
-    (lambda: bptt.gradient_flow(ragged, dz), "tape must be of sequences of one length, without resets, with all states kept; got another: Tape("),
-    (lambda: bptt.jvp(recomputed, dz0=z0), "tape must be of sequences of one length, without resets, with all states kept; got another: Tape("),
+    (lambda: bptt.gradient_flow(ragged_recomputed, dz_last=z0), "tape must hold its states where sequences have lengths of their own; run forward without memory and checkpoint, got Tape("),
+    (lambda: flow.omega(ragged, dz), "tape must be of forward without lengths, resets, memory and checkpoint for omega, got Tape("),
+    (lambda: bptt.lyapunov_exponents(ragged), "tape must be of sequences of one length, without resets; pass each one's (W, V, b, x), got Tape("),
+    (lambda: bptt.gradient_flow(tape, lambda start, z: z), "dz must be an array, got a function"),
+    (lambda: bptt.gradient_flow(ragged, dz[:3]), "dz must have shape (T, B, H) = (5, 3, 6), got (3, 3, 6)"),
+    (lambda: bptt.jacobian(ragged, 6), "t must be from 1 to 5, got 6"),
+    (lambda: bptt.jvp(recomputed, dz0=b), "dz0 must have shape (B, H) = (3, 6), got (6,)"),
+    (lambda: bptt.jvp(ragged, dx=dz), "dx must have shape (T, B, I) = (5, 3, 4), got (5, 3, 6)"),
     # a tape of another run
     (lambda: bptt.gradient_flow(other, dz), "dz must have shape (T, B, H) = (4, 3, 6), got (5, 3, 6)"),
     (lambda: bptt.vjp(other, dz), "dz must have shape (T, B, H) = (4, 3, 6), got (5, 3, 6)"),

@@ -224,6 +224,14 @@ def exact_bound(operations):
     return 4 * operations * float(np.finfo(np.float64).eps)
 
 
+def power_bound(bound, logs):
+    """Return the relative bound of 10**log, of logs that err by `bound` of 1 + |log|.
+
+    An error d of the logarithm is a factor of 10**d, which is 1 + d ln 10.
+    """
+    return np.log(10) * bound * (1 + np.abs(logs).max())
+
+
 # What the exact cases of gradient flow are asked to, and RTRL == BPTT; a few thousand
 # operations of float64 are behind either.
 EXACT_CASE = 1e-12

@@ -139,6 +139,8 @@ def run(args: argparse.Namespace) -> None:
 
 def rows(found: GradientFlow) -> list[tuple[str, str]]:
     """Return what the table shows, by name."""
+    from bptt.flow._verdict import power, steps_of
+
     T, B, I, H = found.sizes
     steps = len(found.log10_decay) - 1
     units = found.units
@@ -149,7 +151,7 @@ def rows(found: GradientFlow) -> list[tuple[str, str]]:
         ("sizes", f"T={T} B={B} I={I} H={H}, {found.activation}"),
         ("horizon", f"{found.horizon:.0f} steps to 1 % (of {steps})"),
         *(
-            (f"after {k} steps", f"1e{found.log10_decay[k]:+.2f} is left")
+            (f"after {steps_of(k)}", f"{power(found.log10_decay[k])} is left")
             for k in _gaps(steps)
         ),
         ("spectral radius", f"{found.spectral_radius:.4g}"),

@@ -20,13 +20,13 @@ _STYLE = """
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; padding: 1rem;
   max-width: 64rem; color: #1a1a1a; background: #ffffff; }
-h1 { font-size: 1.3rem; } h2 { font-size: 1.1rem; }
+h1 { font-size: 1.3rem; overflow-wrap: anywhere; } h2 { font-size: 1.1rem; }
 table { border-collapse: collapse; } td { padding: .15rem .8rem .15rem 0; }
 td:last-child { font-variant-numeric: tabular-nums; }
 .pictures { display: grid; gap: 1rem;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); }
 figure { margin: 0; } svg { width: 100%; height: auto; }
-footer { color: #767676; font-size: .85rem; margin-top: 2rem; }
+footer { opacity: .75; font-size: .85rem; margin-top: 2rem; }
 @media (prefers-color-scheme: dark) {
   body { color: #e6e6e6; background: #121212; } }
 """

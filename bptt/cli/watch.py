@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from bptt.flow import horizon
-from bptt.network_flow import trace
+from bptt.network_flow import trace_last
 
 if TYPE_CHECKING:
     from bptt.history import History, Record
@@ -22,8 +22,8 @@ KEPT = 1000
 
 
 class Watch:
-    """Says what a step was, and now and then how far back its gradient reached, where
-    there is one layer.
+    """Says what a step was, and now and then how far back its gradient reached, in the
+    last layer where there are several.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class Watch:
 
     def __call__(self, record: Record) -> str:
         """Return the line of a step."""
-        if record.step % EVERY == 1 and self.network.stack.cells == 1:
+        if record.step % EVERY == 1:
             self.horizons.append((record.step, self._horizon(record.step - 1)))
         return (
             f"{record.loss / math.log(2):.3f} bits/char, |g| {record.norm:.2f}, "
@@ -66,7 +66,7 @@ class Watch:
 
     def _horizon(self, step: int) -> float:
         x, target = self.batches(step)
-        one = trace(self.network, x[:, :SEQUENCES], target[:, :SEQUENCES])
+        one = trace_last(self.network, x[:, :SEQUENCES], target[:, :SEQUENCES])
         try:
             return horizon(one.tape, one.dz, dz_last=one.dz_last)
         except ValueError:  # a loss that is learned to the last bit has no gradient

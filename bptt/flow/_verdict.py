@@ -24,7 +24,7 @@ def kind(flow: GradientFlow) -> str:
     if len(flow.units.dead) > _MANY * H:
         return "dead"
     steps = len(flow.log10_decay) - 1
-    if flow.horizon < _VANISHING * steps or flow.log10_norm_all[0] == -math.inf:
+    if flow.horizon < _VANISHING * steps or flow.log10_decay[-1] == -math.inf:
         return "saturated" if _saturates(flow) else "vanishing"
     if flow.log10_decay.max() > math.log10(_EXPLODING):
         return "exploding"
@@ -89,16 +89,16 @@ def _vanishing(flow: GradientFlow) -> str:
         "initial V"
         + (", tanh or relu in place of sigmoid," if gamma < 1 else "")
         + f" or the Omega regulariser usually helps; truncation beyond "
-        f"{_steps(flow.horizon)} loses little."
+        f"{steps_of(flow.horizon)} loses little."
     )
 
 
 def _exploding(flow: GradientFlow) -> str:
     k = int(flow.log10_decay.argmax())
-    h = _power(np.median(flow.log10_norm_all))
+    h = power(np.median(flow.log10_norm_all))
     return (
         f"Exploding: over {k} steps back the gradient is multiplied by "
-        f"{_power(flow.log10_decay[k])}, {flow.growth[k]:.3g} per step.{_radius(flow)} "
+        f"{power(flow.log10_decay[k])}, {flow.growth[k]:.3g} per step.{_radius(flow)} "
         f"Clipping the norm, at first at h = 1 (the median norm here is {h}), an "
         "orthogonal initial V, or truncation at fewer steps usually helps."
     )
@@ -107,13 +107,13 @@ def _exploding(flow: GradientFlow) -> str:
 def _healthy(flow: GradientFlow) -> str:
     k = len(flow.log10_decay) - 1
     far = (
-        f"it falls to 1 % in {_steps(flow.horizon)} of {k}"
+        f"it falls to 1 % in {steps_of(flow.horizon)} of {k}"
         if math.isfinite(flow.horizon)
-        else f"it does not fall to 1 % within {_steps(k)}"
+        else f"it does not fall to 1 % within {steps_of(k)}"
     )
     return (
-        f"Healthy: over {_steps(k)} back the gradient is multiplied by "
-        f"{_power(flow.log10_decay[k])}, and {far}.{_radius(flow)}"
+        f"Healthy: over {steps_of(k)} back the gradient is multiplied by "
+        f"{power(flow.log10_decay[k])}, and {far}.{_radius(flow)}"
     )
 
 
@@ -123,7 +123,7 @@ def _decayed(flow: GradientFlow) -> str:
     k = int(flow.horizon)
     rate = flow.growth[k]
     return (
-        f"the gradient falls to 1 % in {_steps(flow.horizon)} of "
+        f"the gradient falls to 1 % in {steps_of(flow.horizon)} of "
         f"{len(flow.log10_decay) - 1}, by {rate:.3g} per step"
     )
 
@@ -139,7 +139,7 @@ def _radius(flow: GradientFlow) -> str:
     if rho < 0.95 and peak > 0.5:
         return (
             f"{said}: the radius alone would promise that gradients vanish, but V is "
-            f"not normal, and over these gaps they grow up to {_power(peak)}-fold."
+            f"not normal, and over these gaps they grow up to {power(peak)}-fold."
         )
     if rho > 1.05 and growth < 0.95:
         return (
@@ -153,13 +153,15 @@ def _norm(flow: GradientFlow) -> str:
     return f"{flow.largest_singular_value:.3g}"
 
 
-def _steps(k: float) -> str:
+def steps_of(k: float) -> str:
+    """Return a number of steps in words."""
     if not math.isfinite(k):
         return "this length"
     return f"{int(k)} step{'' if k == 1 else 's'}"
 
 
-def _power(log10: float) -> str:
+def power(log10: float) -> str:
+    """Return 10**log10 in figures, of any size."""
     if log10 == -math.inf:
         return "0"
     if abs(log10) < 4:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bptt import _backend
+from bptt import _backend, _runs
 from bptt._validation import as_array
 from bptt.activations import Activation
 from bptt.flow._arguments import as_count, as_step, as_tape
@@ -73,8 +73,9 @@ def lyapunov_exponents(
     Parameters
     ----------
     tape : Tape, or a tuple (W, V, b, x)
-        From `bptt.forward`, or its arguments: the trajectory is then run piece by piece
-        and never held in memory. b may be None.
+        From `bptt.forward`, of sequences of one length that never start anew; or its
+        arguments: the trajectory is then run piece by piece and never held in memory. b
+        may be None.
     k : int, default 1
         How many exponents, at most H.
     activation, z0
@@ -110,22 +111,23 @@ def lyapunov_exponents(
     """
     if isinstance(tape, tuple):
         pieces, T, batched = _run(tape, activation, z0)
-    elif isinstance(tape, Tape) or as_tape(tape):
+    else:
+        tape = as_tape(tape)
         if z0 is not None or activation != "tanh":
             raise ValueError("a tape has its activation and z0; pass neither")
-        pieces, T, batched = iter([tape]), len(tape.x), tape.batched
+        pieces, T, batched = _of_tape(tape), len(tape.x), tape.batched
     skip = as_step("skip", skip, 0, 2**62)
     if skip >= T:
         raise ValueError(f"skip must be below T = {T}, got {skip}: no step to count")
     rng = np.random.default_rng(seed)
     Q = logs = None
     done = 0
-    for piece in pieces:
-        _, B, H = piece.z.shape
+    for piece, states in pieces:
+        _, B, H = states.shape
         if Q is None or logs is None:
             k = as_count("k", k, H, "H")
-            Q, logs = _frames(rng, B, k, H, piece.z.dtype), np.zeros((B, k))
-        for z in _cut(piece.z, skip - done):
+            Q, logs = _frames(rng, B, k, H, states.dtype), np.zeros((B, k))
+        for z in _cut(states, skip - done):
             _backend.kernels.lyapunov(piece.V, z, piece.activation, Q, logs)
             done += len(z) - 1
             if done == skip:
@@ -135,12 +137,27 @@ def lyapunov_exponents(
     return LyapunovSpectrum(exponents if batched else exponents[0], T - skip)
 
 
+def _of_tape(tape: Tape) -> Iterator[tuple[Tape, Array]]:
+    """Return the states of a tape piece by piece, each with the one before it."""
+    if not isinstance(tape, _runs.Run):
+        return iter([(tape, tape.z)])
+    if tape.layout is not None:
+        raise ValueError(
+            "tape must be of sequences of one length, without resets; pass each one's "
+            f"(W, V, b, x), got {tape!r}"
+        )
+    if tape.form.T == 0 or tape.form.B == 0:
+        return iter([(tape, tape.z)])
+    leaves = _runs.walk_forward(tape, _runs.leaves_of(tape))
+    return ((tape, states) for _, states in leaves)
+
+
 def _run(
     arguments: tuple[ArrayLike, ArrayLike, ArrayLike | None, ArrayLike],
     activation: str | Activation,
     z0: ArrayLike | None,
-) -> tuple[Iterator[Tape], int, bool]:
-    """Return the tapes of a trajectory piece by piece, its length, whether batched."""
+) -> tuple[Iterator[tuple[Tape, Array]], int, bool]:
+    """Return a trajectory piece by piece, its length, and whether it is batched."""
     if len(arguments) != 4:
         raise TypeError(f"a tuple must be (W, V, b, x), got {len(arguments)} entries")
     W, V, b, x = arguments
@@ -149,12 +166,12 @@ def _run(
         raise ValueError("x must have shape (T, B, I) or (T, I), got ()")
     _, first = forward(x[:1], W, V, b, z0, activation=activation)
 
-    def pieces() -> Iterator[Tape]:
+    def pieces() -> Iterator[tuple[Tape, Array]]:
         state = z0
         for start in range(0, len(x), _PIECE):
             part = x[start : start + _PIECE]
             z, piece = forward(part, W, V, b, state, activation=activation)
-            yield piece
+            yield piece, piece.z
             state = z[-1]
 
     return pieces(), len(x), first.batched

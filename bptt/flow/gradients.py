@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bptt.flow import _verdict
-from bptt.flow._arguments import as_loss, as_tape, sizes
-from bptt.flow.jacobians import rescale
-from bptt.flow.units import Units, look_at_units
+from bptt.flow._measures import Decay, Norms, log10_root_of_squares
+from bptt.flow._path import Loss, Path
+from bptt.flow.units import UnitCount, Units
 from bptt.recurrence import Tape
 
 Array = NDArray[Any]
@@ -20,33 +20,34 @@ Array = NDArray[Any]
 # A gradient that has fallen to this is taken for gone.
 HORIZON = 0.01
 
-# Steps from which gradients are sent back alone, to see how they fare.
-_ANCHORS = 8
-
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
 class GradientFlow:
     """The gradient of a loss on its way back through time.
 
     Logarithms are to the base 10 and safe from underflow; minus infinity stands for a
-    gradient that is 0.
+    gradient that is 0. Of sequences with lengths of their own T is the longest, and
+    past its end a sequence has no gradient.
 
     Attributes
     ----------
     log10_norm : ndarray of shape (T + 1, B)
-        Of ||dL/dz[t]|| in total, for each sequence; entry 0 belongs to z[0].
+        Of ||dL/dz[t]|| in total, for each sequence; entry 0 belongs to z[0]. Where a
+        sequence starts anew with step t + 1, nothing comes to z[t] from later steps.
     log10_norm_all : ndarray of shape (T + 1,)
         The same of the whole batch.
-    log10_decay : ndarray of shape (T + 1,)
+    log10_decay : ndarray of shape (K + 1,)
         By gap k: of ||dl/dz[t-k]|| / ||dl/dz[t]|| for the loss l of step t alone, in
         the mean over sequences and over those of up to 8 steps t with a loss that have
-        such a gap before them. A gradient that is 0 is left out, unless all are.
+        such a gap before them. A gradient that is 0 is left out, unless all are. K is
+        the longest gap: T where the last step has a loss, and no sequence starts anew.
     growth : ndarray of shape (T + 1,)
         By gap k, the factor per step: ``10**(log10_decay[k] / k)``; growth[0] is 1.
     horizon : float
         Steps until a gradient has fallen to 1 %; infinity where it does not within T.
     log10_dV : ndarray of shape (T,)
-        Of ||z[t-1]^T da[t]||, what each step contributes to dV; entry 0 is t = 1.
+        Of ||z[t-1]^T da[t]||, what each step contributes to dV, of all sequences;
+        entry 0 is t = 1.
     units : Units
         Saturated and silent units.
     spectral_radius, largest_singular_value : float
@@ -140,9 +141,11 @@ def gradient_flow(
     Parameters
     ----------
     tape : Tape
-        From `bptt.forward`.
+        From `bptt.forward`. One whose states are recomputed is walked leaf by leaf, as
+        by `bptt.backward`, unless its sequences have lengths of their own.
     dz : array_like of shape (T, B, H) or (T, H), optional
-        Gradient of the loss with respect to each state, taken directly.
+        Gradient of the loss with respect to each state, taken directly. Of sequences
+        with lengths of their own, in the form of x.
     dz_last : array_like of shape (B, H) or (H,), optional
         The same for the last state alone; added to dz where both are given.
 
@@ -175,23 +178,30 @@ def gradient_flow(
     >>> flow.kind, flow.horizon
     ('vanishing', 7.0)
     """
-    injected = _injected(as_tape(tape), dz, dz_last)
+    path, loss = _begin(tape, dz, dz_last)
     V = tape.V.astype(np.float64)
     radius = largest = math.nan
     if np.isfinite(V).all():
         radius = float(np.abs(np.linalg.eigvals(V)).max())
         largest = float(np.linalg.norm(V, 2))
-    norm, norm_all, dV = _backward_norms(tape, V, injected)
+    norms, decay, units = Norms(path, loss), Decay(path, loss), UnitCount(path)
+    with np.errstate(all="ignore"):
+        for stretch in path.back(decay.anchors):
+            norms.add(stretch)
+            decay.add(stretch)
+            units.add(stretch)
+        norm_all = log10_root_of_squares(norms.norm)
+        log10_decay = decay.mean()
     return GradientFlow(
-        log10_norm=norm,
+        log10_norm=np.take(norms.norm, path.row, axis=1),
         log10_norm_all=norm_all,
-        log10_decay=_decay(tape, V, injected),
-        log10_dV=dV,
-        units=look_at_units(tape),
+        log10_decay=log10_decay,
+        log10_dV=norms.dV,
+        units=units.units(),
         spectral_radius=radius,
         largest_singular_value=largest,
         gamma=tape.activation.gamma,
-        sizes=sizes(tape),
+        sizes=(path.T, path.B, len(tape.W), path.H),
         activation=tape.activation.name,
     )
 
@@ -223,8 +233,12 @@ def horizon(
     >>> horizon(bptt.forward(x, W, V)[1], dz_last=np.ones(2))
     7.0
     """
-    injected = _injected(as_tape(tape), dz, dz_last)
-    return _horizon(_decay(tape, tape.V.astype(np.float64), injected))
+    path, loss = _begin(tape, dz, dz_last)
+    decay = Decay(path, loss)
+    with np.errstate(all="ignore"):
+        for stretch in path.back(decay.anchors):
+            decay.add(stretch)
+        return _horizon(decay.mean())
 
 
 def _horizon(log10_decay: Array) -> float:
@@ -232,112 +246,19 @@ def _horizon(log10_decay: Array) -> float:
     return float(below[0]) if len(below) else math.inf
 
 
-def _injected(tape: Tape, dz: ArrayLike | None, dz_last: ArrayLike | None) -> Array:
-    """Return the gradient of a loss by each state, (T, B, H)."""
-    every, last = as_loss(tape, dz, dz_last)
-    T, B, _, H = sizes(tape)
-    if T == 0 or B == 0:
-        raise ValueError(f"tape must have a step and a sequence, got T={T}, B={B}")
-    injected = np.zeros((T, B, H)) if every is None else every.copy()
-    if last is not None:
-        injected[-1] += last
-    if not injected.any():
+def _begin(
+    tape: Tape, dz: ArrayLike | None, dz_last: ArrayLike | None
+) -> tuple[Path, Loss]:
+    """Return the path of a tape, and a loss on it."""
+    path = Path(tape)
+    loss = Loss(path, dz, dz_last)
+    if path.T == 0 or path.B == 0:
+        raise ValueError(
+            f"tape must have a step and a sequence, got T={path.T}, B={path.B}"
+        )
+    if len(loss.steps) == 0:
         raise ValueError("dz must not be 0 everywhere: the loss has no gradient")
-    return injected
-
-
-@np.errstate(all="ignore")
-def _backward_norms(tape: Tape, V: Array, dz: Array) -> tuple[Array, Array, Array]:
-    """Return log10 of ||e[t]||, per sequence and in all, and of each step's part in dV.
-
-    e[t] is carried as ``e * 2**exponent``, with an exponent for the whole batch.
-    """
-    T, B, _ = dz.shape
-    norm, norm_all, dV = np.empty((T + 1, B)), np.empty(T + 1), np.empty(T)
-    e, exponent = np.zeros_like(dz[0]), np.zeros(1, np.int64)
-    for t in range(T, -1, -1):
-        if t > 0 and dz[t - 1].any():
-            e, exponent = _add(e, exponent, dz[t - 1])
-        scale = exponent[0] * math.log10(2)
-        norm[t] = np.log10(_norm(e, axis=1)) + scale
-        norm_all[t] = np.log10(_norm(e)) + scale
-        if t > 0:
-            da = e * tape.activation.dsigma(tape.z[t].astype(np.float64))
-            before = tape.z[t - 1].astype(np.float64)
-            dV[t - 1] = np.log10(_outer_norm(before, da)) + scale
-            e = da @ V.T
-            rescale(e[np.newaxis], exponent)
-    return norm, norm_all, dV
-
-
-def _add(e: Array, exponent: Array, g: Array) -> tuple[Array, Array]:
-    """Return e 2^exponent + g, with the larger one's scale."""
-    if not e.any():
-        return g.copy(), np.zeros_like(exponent)
-    shift = int(exponent[0])
-    if shift <= 0:
-        return np.ldexp(e, max(shift, -2000)) + g, np.zeros_like(exponent)
-    return e + np.ldexp(g, -min(shift, 2000)), exponent
-
-
-def _norm(e: Array, axis: int | None = None) -> Array:
-    """Return the Euclidean norm, of squares that cannot underflow."""
-    largest = np.abs(e).max(axis=axis, keepdims=True, initial=0)
-    largest = np.where((largest > 0) & np.isfinite(largest), largest, 1.0)
-    squares = np.square(e / largest).sum(axis=axis)
-    norm: Array = np.sqrt(squares) * largest.reshape(squares.shape)
-    return norm
-
-
-def _outer_norm(z: Array, da: Array) -> Array:
-    """Return ||z^T da||_F, by the matrix that is smaller: (B, B) or (H, H)."""
-    B, H = z.shape
-    largest = np.abs(da).max()
-    largest = largest if largest > 0 and np.isfinite(largest) else 1.0
-    da = da / largest
-    if B < H:
-        square = np.maximum(0, ((z @ z.T) * (da @ da.T)).sum())
-    else:
-        square = np.square(z.T @ da).sum()
-    norm: Array = np.sqrt(square) * largest
-    return norm
-
-
-@np.errstate(all="ignore")
-def _decay(tape: Tape, V: Array, dz: Array) -> Array:
-    """Return log10_decay: gradients of single steps, each sent back alone."""
-    T, B, H = dz.shape
-    with_loss = np.flatnonzero(dz.any(axis=(1, 2))) + 1
-    # The latest go furthest; the others are spread evenly.
-    chosen = np.linspace(len(with_loss) - 1, 0, min(_ANCHORS, len(with_loss)))
-    anchors = with_loss[np.unique(chosen.round().astype(int))]
-    rows = np.zeros((len(anchors), B, H))
-    exponent = np.zeros(len(anchors), np.int64)
-    start = np.full((len(anchors), B), np.nan)
-    total, count = np.zeros(T + 1), np.zeros(T + 1)
-    for t in range(anchors[-1], -1, -1):
-        new = np.flatnonzero(anchors == t)
-        if len(new):
-            rows[new] = dz[t - 1]
-            size = _norm(rows[new[0]], axis=1)
-            start[new] = np.where(size > 0, np.log10(size), np.nan)
-        first = int(np.searchsorted(anchors, t))
-        active = rows[first:]
-        size = _norm(active.reshape(-1, H), axis=1).reshape(-1, B)
-        log = np.log10(size) + exponent[first:, np.newaxis] * math.log10(2)
-        change = log - start[first:]
-        # One that is 0 would make the mean minus infinity; only if all are, it is.
-        there = ~np.isnan(change) & (change > -np.inf)
-        gaps = anchors[first:] - t
-        np.add.at(total, gaps, np.where(there, change, 0).sum(axis=1))
-        np.add.at(count, gaps, there.sum(axis=1))
-        if t > 0:
-            slope = tape.activation.dsigma(tape.z[t].astype(np.float64))
-            rows[first:] = ((active * slope).reshape(-1, H) @ V.T).reshape(-1, B, H)
-            for a in range(first, len(anchors)):
-                rescale(rows[a][np.newaxis], exponent[a : a + 1])
-    mean = np.where(count > 0, total / count, -np.inf)
-    return np.asarray(mean[: anchors[-1] + 1])
+    return path, loss
 
 
 def _plain(value: float) -> float | None:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from bptt import _backend
 from bptt._validation import as_size
-from bptt.flow._arguments import as_count, as_gap, as_step, as_tape, sizes, squeeze
+from bptt.flow._arguments import as_count, as_gap, as_step
+from bptt.flow._path import Path
 from bptt.recurrence import Tape
 
 Array = NDArray[Any]
@@ -18,7 +19,7 @@ Array = NDArray[Any]
 LN2 = math.log(2)
 
 # Products are scaled by a power of 2 where their entries leave this range.
-_SMALL, _LARGE = 1e-100, 1e100
+SMALL, LARGE = 1e-100, 1e100
 
 # Logarithms: of directions that are turned together, and of those with digits left.
 _ALIKE, _RESOLVED = 3.0, 20.0
@@ -27,10 +28,12 @@ _ALIKE, _RESOLVED = 3.0, 20.0
 def jacobian(tape: Tape, t: int, *, diagonal: bool = False) -> Array:
     """Return dz[t]/dz[t-1] = D[t] V^T, or D[t] alone.
 
+    It is 0 past the end of a sequence, and where one starts anew with step t.
+
     Parameters
     ----------
     tape : Tape
-        From `bptt.forward`.
+        From `bptt.forward`. Where states are recomputed, a leaf or more is run again.
     t : int
         The step, from 1 to T.
     diagonal : bool, default False
@@ -55,10 +58,15 @@ def jacobian(tape: Tape, t: int, *, diagonal: bool = False) -> Array:
     array([[0.5, 0. ],
            [0. , 0.5]])
     """
-    tape = as_tape(tape)
-    t = as_step("t", t, 1, len(tape.x))
-    D = tape.activation.dsigma(tape.z[t])
-    return squeeze(D if diagonal else D[:, :, np.newaxis] * tape.V.T, tape)
+    path = Path(tape)
+    t = as_step("t", t, 1, path.T)
+    D = np.zeros((path.B, path.H), tape.W.dtype)
+    for stretch in path.forward(t - 1, t):
+        D[: stretch.z.shape[1]] = tape.activation.dsigma(stretch.z[1])
+    if diagonal:
+        return path.put(D)
+    D[path.cuts(t)] = 0
+    return path.put(D[:, :, np.newaxis] * tape.V.T)
 
 
 class ScaledProduct(NamedTuple):
@@ -100,6 +108,8 @@ class ScaledProduct(NamedTuple):
 def jacobian_product(tape: Tape, t: int, i: int) -> ScaledProduct:
     """Return dz[t]/dz[i] = D[t] V^T D[t-1] V^T ... D[i+1] V^T, with its scale apart.
 
+    It is 0 past the end of a sequence, and where one starts anew within the gap.
+
     Parameters
     ----------
     tape : Tape
@@ -127,27 +137,30 @@ def jacobian_product(tape: Tape, t: int, i: int) -> ScaledProduct:
     >>> float(product.log10_norm.round(6)), float((9000 * np.log10(0.5)).round(6))
     (-2709.269961, -2709.269961)
     """
-    tape = as_tape(tape)
-    T, B, _, H = sizes(tape)
-    t, i = as_gap(t, i, T)
+    path = Path(tape)
+    t, i = as_gap(t, i, path.T)
+    n, H = path.rows(t), path.H
     V = tape.V.astype(np.float64)
     # Row r of a frame is the tangent of unit r at i: the transpose of the Jacobian.
-    rows = np.broadcast_to(np.eye(H), (B, H, H)).copy()
-    exponent = np.zeros(B, np.int64)
+    rows = np.zeros((path.B, H, H))
+    rows[:n] = np.eye(H)
+    exponent = np.zeros(path.B, np.int64)
     with np.errstate(all="ignore"):
-        for s in range(i + 1, t + 1):
-            rows = (rows.reshape(-1, H) @ V).reshape(B, H, H)
-            rows *= _slopes(tape, s)[:, np.newaxis]
-            rescale(rows, exponent)
+        for stretch in path.forward(i, t):
+            rows[stretch.cut] = 0
+            for slope in tape.activation.dsigma(stretch.z[1:, :n]):
+                carried = (rows[:n].reshape(-1, H) @ V).reshape(n, H, H)
+                np.multiply(carried, slope[:, np.newaxis], out=rows[:n])
+                rescale(rows[:n], exponent[:n])
     matrix = np.ascontiguousarray(rows.swapaxes(1, 2))
-    return ScaledProduct(squeeze(matrix, tape), squeeze(exponent, tape))
+    return ScaledProduct(path.put(matrix), path.put(exponent))
 
 
 def rescale(rows: Array, exponent: Array) -> None:
     """Move a power of 2 from rows (B, ...) to exponent (B,), where they need it."""
     largest = np.abs(rows).max(axis=tuple(range(1, rows.ndim)), initial=0)
     off = (largest != 0) & np.isfinite(largest)
-    off &= (largest < _SMALL) | (largest > _LARGE)
+    off &= (largest < SMALL) | (largest > LARGE)
     if off.any():
         shift = np.where(off, np.frexp(largest)[1], 0)
         rows[...] = np.ldexp(rows, -shift.reshape(-1, *[1] * (rows.ndim - 1)))
@@ -179,7 +192,8 @@ def log_singular_values(
     Returns
     -------
     ndarray of shape (B, k), or (k,) for one sequence
-        Descending. Minus infinity stands for 0.
+        Descending. Minus infinity stands for 0, as past the end of a sequence, or where
+        one starts anew within the gap.
 
     Raises
     ------
@@ -203,12 +217,13 @@ def log_singular_values(
     >>> np.allclose(values, 0.9**100)
     True
     """
-    tape = as_tape(tape)
-    T, B, _, H = sizes(tape)
-    t, i = as_gap(t, i, T)
+    path = Path(tape)
+    t, i = as_gap(t, i, path.T)
+    H = path.H
     k = as_count("k", k, H, "H")
     iterations = as_size("iterations", iterations)
-    z = np.ascontiguousarray(tape.z[i : t + 1], np.float64)
+    rows, z = path.gap(i, t)
+    B = len(rows)
     V = tape.V.astype(np.float64)
     # Backwards D comes first: the steps between are those of another walk.
     back = np.ascontiguousarray(z[:0:-1])
@@ -232,7 +247,9 @@ def log_singular_values(
         settled = change <= 4 * np.finfo(float).eps * (t - i + np.abs(logs[:, :k]))
         if (settled | np.isinf(logs[:, :k])).all():
             break
-    return squeeze(-np.sort(-logs, axis=1)[:, :k], tape)
+    found = np.full((path.B, k), -np.inf)
+    found[rows] = -np.sort(-logs, axis=1)[:, :k]
+    return path.put(found)
 
 
 def _separate(Q: Array, logs: Array, V: Array, z: Array, tape: Tape) -> None:
@@ -266,7 +283,8 @@ class Growth(NamedTuple):
     """Which factor of a product made a direction grow or shrink, step by step.
 
     Each of shape (steps, B) or (steps,), natural logarithms; their sum over the steps
-    is the logarithm of what the direction's length was multiplied by.
+    is the logarithm of what the direction's length was multiplied by. NaN past the end
+    of a sequence, and from where one starts anew.
 
     Attributes
     ----------
@@ -313,9 +331,9 @@ def split_growth(tape: Tape, t: int, i: int, direction: Array | None = None) -> 
     >>> np.exp(growth.V.sum()), np.exp(growth.D.sum())
     (np.float64(0.03125), np.float64(1.0))
     """
-    tape = as_tape(tape)
-    T, B, _, H = sizes(tape)
-    t, i = as_gap(t, i, T)
+    path = Path(tape)
+    t, i = as_gap(t, i, path.T)
+    B, H = path.B, path.H
     if direction is None:
         u = np.random.default_rng(0).standard_normal((B, H))
     else:
@@ -324,22 +342,20 @@ def split_growth(tape: Tape, t: int, i: int, direction: Array | None = None) -> 
         if u.shape != expected:
             raise ValueError(f"direction must have shape {expected}, got {u.shape}")
         u = u.reshape(B, H)
+    u = u[path.order]
     V = tape.V.astype(np.float64)
-    by_V, by_D = np.empty((t - i, B)), np.empty((t - i, B))
+    by_V, by_D = np.full((t - i, B), np.nan), np.full((t - i, B), np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
-        for s in range(i + 1, t + 1):
-            u /= _lengths(u)
-            u = u @ V
-            through_V = _lengths(u)
-            u *= _slopes(tape, s)
-            by_V[s - i - 1] = np.log(through_V[:, 0])
-            by_D[s - i - 1] = np.log(_lengths(u)[:, 0]) - by_V[s - i - 1]
-    return Growth(squeeze(by_V, tape, 1), squeeze(by_D, tape, 1))
-
-
-def _slopes(tape: Tape, t: int) -> Array:
-    """Return the diagonal of D[t] in float64, (B, H)."""
-    return tape.activation.dsigma(tape.z[t].astype(np.float64))
+        for stretch in path.forward(i, t):
+            u[stretch.cut] = np.nan
+            u = u[: stretch.z.shape[1]]
+            for s, state in enumerate(stretch.z[1:], stretch.t0 - i):
+                u = u / _lengths(u) @ V
+                through_V = _lengths(u)
+                u *= tape.activation.dsigma(state)
+                by_V[s, : len(u)] = np.log(through_V[:, 0])
+                by_D[s, : len(u)] = np.log(_lengths(u)[:, 0]) - by_V[s, : len(u)]
+    return Growth(path.put(by_V, 1), path.put(by_D, 1))
 
 
 def _lengths(u: Array) -> Array:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bptt.flow._arguments import as_count, as_step, as_tape, sizes
+from bptt.flow._arguments import as_count, as_step
+from bptt.flow._path import Path
 from bptt.recurrence import Tape
 
 Array = NDArray[Any]
@@ -35,7 +36,8 @@ def product_norms(tape: Tape, sequence: int = 0, *, probes: int | None = None) -
     Returns
     -------
     ndarray of shape (T + 1, T + 1), float32
-        Row t, column i; 0 on the diagonal, NaN where i > t, minus infinity for 0.
+        Row t, column i; 0 on the diagonal, NaN where i > t, minus infinity for 0, as
+        where the sequence starts anew in between. T is the length of this sequence.
 
     Raises
     ------
@@ -54,12 +56,13 @@ def product_norms(tape: Tape, sequence: int = 0, *, probes: int | None = None) -
     >>> product_norms(tape, probes=2)[9, [9, 8, 4]].round(3)
     array([ 0., -1., -5.], dtype=float32)
     """
-    tape = as_tape(tape)
-    T, B, _, H = sizes(tape)
-    sequence = as_step("sequence", sequence, 0, B - 1)
+    path = Path(tape)
+    H = path.H
+    sequence = as_step("sequence", sequence, 0, path.B - 1)
     probes = as_count("probes", min(8, H) if probes is None else probes, H, "H")
     dtype = tape.z.dtype
-    D = tape.activation.dsigma(np.ascontiguousarray(tape.z[:, sequence]))
+    D = _slopes(path, int(path.row[sequence]))
+    T = len(D) - 1
     V_T = np.ascontiguousarray(tape.V.T)
     gaussian = np.random.default_rng(0).standard_normal((H, probes))
     # Of unit mean square, so that the identity has size 1.
@@ -84,3 +87,15 @@ def product_norms(tape: Tape, sequence: int = 0, *, probes: int | None = None) -
                 rows[i + which] /= size[which, np.newaxis, np.newaxis]
                 log_scale[i + which] += np.log10(size[which])
     return norms
+
+
+def _slopes(path: Path, row: int) -> Array:
+    """Return sigma' of a sequence, (T + 1, H), 0 where it starts anew; no entry 0."""
+    T = int(path.lengths[row])
+    D = np.zeros((T + 1, path.H), path.tape.z.dtype)
+    for stretch in path.forward(0, T):
+        slopes = path.tape.activation.dsigma(stretch.z[1:, row])
+        D[stretch.t0 + 1 : stretch.t1 + 1] = slopes
+        if row in stretch.cut:
+            D[stretch.t0 + 1] = 0
+    return D

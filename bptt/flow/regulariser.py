@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bptt._validation import check_choice
-from bptt.flow._arguments import as_loss, as_tape, sizes
+from bptt.flow._arguments import as_plain
+from bptt.flow._path import Loss, Path
 from bptt.recurrence import Gradients, Tape, backward
 
 Array = NDArray[Any]
@@ -75,19 +76,19 @@ def omega(
     >>> value, gradients.V[0, 0] < 0
     (1.25, np.True_)
     """
-    tape = as_tape(tape)
+    tape = as_plain(tape, "omega")
     check_choice("through", through, ("everything", "V"))
-    every, last = as_loss(tape, dz, dz_last)
-    T, B, _, H = sizes(tape)
+    loss = Loss(Path(tape), dz, dz_last)
+    T, (B, H) = len(tape.x), tape.z.shape[1:]
     V = tape.V.astype(np.float64)
     z = tape.z[1:].astype(np.float64)
     slope = tape.activation.dsigma(z)
 
     # Backwards, as in BPTT: e[t] = dz[t] + r[t+1], da[t] = e[t] D[t], r[t] = da[t] V^T.
     e, da, r = (np.empty((T, B, H)) for _ in range(3))
-    carried = np.zeros((B, H)) if last is None else last
+    carried = np.zeros((B, H))
     for t in range(T - 1, -1, -1):
-        e[t] = carried if every is None else carried + every[t]
+        e[t] = carried + loss.at(t + 1)
         da[t] = e[t] * slope[t]
         r[t] = carried = da[t] @ V.T
     e_length, r_length = _lengths(e), _lengths(r)

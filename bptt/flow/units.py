@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bptt.recurrence import Tape
+from bptt.flow._path import Path, Stretch
 
 Array = NDArray[Any]
 
@@ -46,28 +46,40 @@ class Units(NamedTuple):
     dead_share: Array
 
 
-def look_at_units(tape: Tape) -> Units:
-    """Return what the units of a tape let through; T and B are at least 1."""
-    T, B = tape.x.shape[:2]
-    H = len(tape.V)
-    gamma = tape.activation.gamma
-    # Where sigma' is constant nothing saturates, however small it is.
-    saturated = np.zeros(H)
-    zero = 0
-    last_active = np.zeros((B, H), np.int64)
-    for t in range(1, T + 1):
-        slope = np.abs(tape.activation.dsigma(tape.z[t]))
-        saturated += (slope < SATURATED * gamma).sum(axis=0)
+class UnitCount:
+    """Counts along a path what its units let through."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.gamma = path.tape.activation.gamma
+        self._saturated, self._zero = np.zeros(path.H), 0
+        self._last_active = np.zeros((path.B, path.H), np.int64)
+
+    def add(self, stretch: Stretch) -> None:
+        """Count a stretch; they come from the last to the first."""
+        slope = np.abs(self.path.tape.activation.dsigma(stretch.z[1:]))
+        # Where sigma' is constant nothing saturates, however small it is.
+        self._saturated += (slope < SATURATED * self.gamma).sum(axis=(0, 1))
         off = slope == 0
-        zero += int(off.sum())
-        last_active[~off] = t
-    silent = T - last_active >= max(1, DEAD * T)
-    share = silent.mean(axis=0)
-    return Units(
-        saturated=float(saturated.sum() / (T * B * H)),
-        saturated_by_unit=saturated / (T * B),
-        zero=zero / (T * B * H),
-        dead=np.flatnonzero(share == 1),
-        dead_since=last_active.max(axis=0) + 1,
-        dead_share=share,
-    )
+        self._zero += int(off.sum())
+        # Of the last step where each is active; 0 where none is.
+        steps = np.arange(stretch.t0 + 1, stretch.t1 + 1)[:, np.newaxis, np.newaxis]
+        active = np.where(off, 0, steps).max(axis=0)
+        last = self._last_active[: len(active)]
+        np.maximum(last, active, out=last)
+
+    def units(self) -> Units:
+        """Return the counts; there is a step."""
+        path, last = self.path, self._last_active
+        cells = int(path.lengths.sum())
+        T = path.lengths[path.lengths > 0, np.newaxis]
+        silent = T - last[: len(T)] >= np.maximum(1, DEAD * T)
+        share = silent.mean(axis=0)
+        return Units(
+            saturated=float(self._saturated.sum() / (cells * path.H)),
+            saturated_by_unit=self._saturated / cells,
+            zero=self._zero / (cells * path.H),
+            dead=np.flatnonzero(share == 1),
+            dead_since=last.max(axis=0) + 1,
+            dead_share=share,
+        )
