@@ -81,6 +81,7 @@ class Leaves:
         self.T, self.B, self.steps = form.T, form.B, steps
         self.offsets = form.offsets if isinstance(form, Ragged) else None
         self.whole = layout
+        self.placed = layout is not None and layout.place is not None
         self.count = -(-self.T // steps)
 
     def bounds(self, i: int) -> tuple[int, int]:
@@ -97,7 +98,7 @@ class Leaves:
         """
         if array is None or isinstance(array, list):
             return array
-        if self.offsets is not None and array.ndim == 3:
+        if self.placed and array.ndim == 3:
             return array
         t0, t1 = self.bounds(i)
         if self.offsets is not None:

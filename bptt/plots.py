@@ -334,7 +334,7 @@ def _range(values: Array) -> tuple[Array, Array]:
 def last_steps(tape: Tape, steps: int) -> Tape:
     """Return the tape of the last steps of the first sequence since it began anew."""
     path = Path(tape)
-    row = int(path.row[0])
+    tape, row = path.tape, int(path.row[0])
     T = int(path.lengths[row])
     start = max(0, T - steps)
     anew = [t - 1 for t in range(start + 1, T + 1) if row in path.cuts(t)]

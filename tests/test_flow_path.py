@@ -305,9 +305,9 @@ def test_tangents_are_those_of_single_sequences(resets, ids, dtype, form):
 
 
 TANGENT_BUGS = {
-    "a tangent goes on through a reset": ("] = start[sequence]", "]"),
-    "z before a reset is the old one": ("] = run.z0[sequence]", "]"),
-    "the row beside": ("(first - n)] = start", "(first - n) - 1] = start"),
+    "a tangent goes on through a reset": ("] = tangent", "]"),
+    "z before a reset is the old one": ("] = layout.starts[sequence]", "]"),
+    "the row beside": ("(first - n)] = tangent", "(first - n) - 1] = tangent"),
     "dx of the leaf's first steps": ("[o0:o1]", "[: o1 - o0]"),
 }
 
