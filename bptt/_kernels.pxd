@@ -32,6 +32,8 @@ cdef extern from "kernels.h" nogil:
         Py_ssize_t panel, tile_rows
         kernel pack, unpack, gemm, gemm_outer, sum_rows, gather, scatter
         kernel step_forward, step_backward, state_backward, flow_backward
+        kernel walk_forward, walk_backward
+        bint (*walks)(const Cell *cell) noexcept nogil
         kernel flow_record, orthonormalise
         Py_ssize_t (*outer_tiles)(Py_ssize_t M) noexcept nogil
 
@@ -39,6 +41,8 @@ cdef extern from "kernels.h" nogil:
         Py_ssize_t panel, tile_rows
         kernel pack, unpack, gemm, gemm_outer, sum_rows, gather, scatter
         kernel step_forward, step_backward, state_backward, flow_backward
+        kernel walk_forward, walk_backward
+        bint (*walks)(const Cell *cell) noexcept nogil
         kernel flow_record, orthonormalise
         Py_ssize_t (*outer_tiles)(Py_ssize_t M) noexcept nogil
 

@@ -220,7 +220,8 @@ cdef void backward_steps(
     cdef Py_ssize_t x0 = cells_before(l, t0)
     cdef Py_ssize_t e = first_event(l.restarts, l.n_restarts, t1 + 1) - 1
     cdef Py_ssize_t f = first_event(l.ends, l.n_ends, t1) - 1
-    cdef bint scattered = l.place != NULL
+    cdef bint scattered = l.place != NULL, alone
+    cdef Py_ssize_t many
     cdef Py_ssize_t low = t1, e0 = 0, e1 = 0
     cdef void *e_rows = NULL
     cdef Cell cell = l.cell
@@ -242,7 +243,12 @@ cdef void backward_steps(
     elif l.n_restarts == 0 and l.n_ends == 0 and not scattered:
         let_begin(l, &mine, tid, n)
 
-    for t in range(t1, t0, -1):
+    # A row that is alone makes many steps at a time, where nothing comes in between.
+    alone = (l.B == 1 and n == 1 and not l.clips and l.n_restarts == 0
+             and l.n_ends == 0 and not scattered and k.walks(&cell))
+    t = t1
+    while t > t0:
+        many = 1
         rows, cells = rows_of(l, t - 1), cells_before(l, t - 1)
         if rows != cell.B:
             # The rows that come in are shared anew.
@@ -274,12 +280,18 @@ cdef void backward_steps(
                 low = max(t0, t - l.record_steps)
                 e0, e1 = cells_before(l, low), cells + rows
             e_rows = at(l, l.packed_e, (cells - e0) * P)
-        k.step_backward(&cell, mine, da_next, l.state_panel, dz_t, z_t, da_t,
-                        l.state_panel, da_rows, l.chunk_panel, e_rows)
+        if alone and t < T:
+            many = t - (t0 if e_rows == NULL else low)
+            k.walk_backward(&cell, many, da_next, dz_t, z_t,
+                            states[(t - many + 1) & 1], da_rows, l.chunk_panel, e_rows)
+        else:
+            k.step_backward(&cell, mine, da_next, l.state_panel, dz_t, z_t, da_t,
+                            l.state_panel, da_rows, l.chunk_panel, e_rows)
         if l.clips:
             treat_errors(l, k, t - 1, z_t, da_t, da_rows, mine, tid, n)
         end_step(l, &mine, tid, n)
-        if e_rows != NULL and t - 1 == low and l.plan.split != COLUMNS:
+        t -= many
+        if e_rows != NULL and t == low and l.plan.split != COLUMNS:
             record_errors(l, k, z, e0, mine.r0, e1 - e0 - rows + mine.r1, tid)
     if mine.others != NULL:
         wait_for(&l.barrier, tid, n)

@@ -150,6 +150,9 @@ cdef void forward_steps(
     mine = share_step(&l.plan, cell.B, H, P, k.tile_rows, tid, n)
     let_begin(l, &mine, tid, n)
 
+    if l.B == 1 and n == 1 and l.n_restarts == 0 and k.walks(&cell):
+        k.walk_forward(&cell, t1 - t0, state_after(l, z, t0))
+        t0 = t1
     for t in range(t0 + 1, t1 + 1):
         if l.B == 1:
             # A row is packed as it stands.

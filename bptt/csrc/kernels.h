@@ -64,6 +64,12 @@ typedef struct bptt_flow {
                               const real *g, const real *z, real *da,                  \
                               ptrdiff_t da_panel, real *da_rows, ptrdiff_t rows_panel, \
                               real *e_rows);                                           \
+        int (*walks)(const bptt_cell *cell);                                           \
+        void (*walk_forward)(const bptt_cell *cell, ptrdiff_t steps, real *z);         \
+        void (*walk_backward)(const bptt_cell *cell, ptrdiff_t steps,                  \
+                              const real *da_next, const real *g, const real *z,       \
+                              real *da, real *da_rows, ptrdiff_t rows_panel,           \
+                              real *e_rows);                                           \
         void (*state_backward)(const bptt_cell *cell, bptt_share share,                \
                                const real *da, ptrdiff_t da_panel, real *dz0);         \
         void (*gather)(ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t H, const ptrdiff_t *ids,  \

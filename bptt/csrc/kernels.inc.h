@@ -10,8 +10,8 @@
 #include "orthonormalise.inc.h"
 
 const NAME(bptt_kernels) SIMD_CAT(NAME(bptt_kernels), _, ISA) = {
-    VLEN,          PANEL,          TILE_ROWS,  pack,     unpack,
-    gemm,          outer_tiles,    gemm_outer, sum_rows, step_forward,
-    step_backward, state_backward, gather,     scatter,  flow_backward,
-    flow_record,   orthonormalise,
+    VLEN,          PANEL,       TILE_ROWS,     pack,          unpack,
+    gemm,          outer_tiles, gemm_outer,    sum_rows,      step_forward,
+    step_backward, walks,       walk_forward,  walk_backward, state_backward,
+    gather,        scatter,     flow_backward, flow_record,   orthonormalise,
 };

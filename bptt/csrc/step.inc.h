@@ -20,6 +20,9 @@
 #define deactivate         NAME(deactivate)
 #define step_forward       NAME(step_forward)
 #define step_backward      NAME(step_backward)
+#define walks              NAME(walks)
+#define walk_forward       NAME(walk_forward)
+#define walk_backward      NAME(walk_backward)
 #define state_backward     NAME(state_backward)
 
 /* Terms in a run of the recurrent sum, from H alone. A single row needs some 8 sums at
@@ -49,9 +52,10 @@ typedef struct backward_job {
 
 /* Few narrow rows are bound by the latency of one step after the other, so nothing of
  * them goes through memory but z and da: sums, activation and stores are one function,
- * row by row. What is known of a row that is `alone` in its batch is known when this is
- * compiled: at H = 16 a step of it takes 37 ns on Zen 3, and would take 49. From
- * NARROW_ROWS on the tile is as fast. */
+ * row by row, or for a row that is alone step by step: to come here takes 5 ns. What is
+ * known of a row that is `alone` in its batch is known when this is compiled: at H = 16
+ * a step of it takes 37 ns on Zen 3, and would take 49. From NARROW_ROWS on the tile is
+ * as fast. */
 #define NARROW_ROWS (V_REGISTERS == 16 ? 24 : TILE_ROWS)
 
 typedef void narrow_forward_fn(const bptt_cell *cell, ptrdiff_t r0, ptrdiff_t r1,
@@ -78,13 +82,17 @@ INLINE void narrow_forward(const int code, const int nv, const int alone,
     const ptrdiff_t H = cell->H, last = H - (nv - 1) * VLEN;
     const vreal alpha = v_set1((real)cell->alpha);
     const vreal beta = v_set1((real)cell->beta);
-    for (ptrdiff_t r = alone ? 0 : r0; r < (alone ? 1 : r1); r++) {
-        real *z_r = z + r * cell->z_row;
+    for (ptrdiff_t r = alone ? 0 : r0; r < r1; r++) {
+        real *z_r = z + r * (alone ? cell->z_step : cell->z_row);
+        const real *before = z_prev + r * (alone ? cell->z_step : PANEL);
         vreal a[ROW_VECTORS];
+        UNROLL
+        for (int v = 0; alone && v < nv; v++)
+            PREFETCH_L1(z_r + 2 * cell->z_step + v * VLEN);
         UNROLL
         for (int v = 0; v < nv; v++)
             a[v] = load_row(z_r + v * VLEN, v < nv - 1 ? VLEN : last);
-        narrow_sums(nv, cell, z_prev + r * PANEL, alone ? PANEL : prev_panel, a);
+        narrow_sums(nv, cell, before, alone ? PANEL : prev_panel, a);
         UNROLL
         for (int v = 0; v < nv; v++) {
             a[v] = v_sigma(code, a[v], alpha, beta);
@@ -108,18 +116,29 @@ INLINE void narrow_backward(const int code, const int nv, const int alone,
     const ptrdiff_t H = cell->H, last = H - (nv - 1) * VLEN;
     const vreal alpha = v_set1((real)cell->alpha);
     const vreal beta = v_set1((real)cell->beta);
-    for (ptrdiff_t r = alone ? 0 : r0; r < (alone ? 1 : r1); r++) {
-        const real *z_r = z + r * cell->z_row;
-        real *da_r = da + r * PANEL, *rows = da_rows + r * PANEL;
+    for (ptrdiff_t r = alone ? 0 : r0; r < r1; r++) {
+        const ptrdiff_t packed = alone ? -r * PANEL : r * PANEL;
+        const real *z_r = z + (alone ? -r * cell->z_step : r * cell->z_row);
+        const real *g_r = g ? g + (alone ? -r * cell->g_step : r * cell->g_row) : NULL;
+        const real *next = alone     ? (r ? da : da_next)
+                           : da_next ? da_next + packed
+                                     : NULL;
+        real *da_r = alone ? da : da + packed, *rows = da_rows + packed;
         vreal e[ROW_VECTORS], d[ROW_VECTORS];
+        UNROLL
+        for (int v = 0; alone && v < nv; v++) {
+            PREFETCH_L1(z_r - 2 * cell->z_step + v * VLEN);
+            if (g)
+                PREFETCH_L1(g_r - 2 * cell->g_step + v * VLEN);
+        }
         UNROLL
         for (int v = 0; v < nv; v++) {
             const ptrdiff_t n = v < nv - 1 ? VLEN : last;
-            e[v] = g ? load_row(g + r * cell->g_row + v * VLEN, n) : v_zero();
+            e[v] = g ? load_row(g_r + v * VLEN, n) : v_zero();
             d[v] = v_dsigma(code, load_row(z_r + v * VLEN, n), alpha, beta);
         }
-        if (da_next)
-            narrow_sums(nv, cell, da_next + r * PANEL, alone ? PANEL : next_panel, e);
+        if (next)
+            narrow_sums(nv, cell, next, alone ? PANEL : next_panel, e);
         UNROLL
         for (int v = 0; v < nv; v++) {
             d[v] = v_mul(e[v], d[v]);
@@ -129,7 +148,7 @@ INLINE void narrow_backward(const int code, const int nv, const int alone,
         if (e_rows) { /* behind da, for which the next step waits */
             UNROLL
             for (int v = 0; v < nv; v++)
-                v_store(e_rows + r * PANEL + v / 2 * rows_panel + v % 2 * VLEN, e[v]);
+                v_store(e_rows + packed + v / 2 * rows_panel + v % 2 * VLEN, e[v]);
         }
     }
 }
@@ -403,6 +422,30 @@ static void step_backward(const bptt_cell *cell, bptt_share share, const real *d
         NAME(deactivate_fns)[cell->activation],
         &job};
     rows_times(&x, share);
+}
+
+/* Whether a row that is alone goes through steps in one call of the next two. */
+static int walks(const bptt_cell *cell)
+{
+    return NAME(narrow_forward_fns)[1][cell->activation] &&
+           cell->H <= ROW_VECTORS * VLEN;
+}
+
+/* Steps of a row that is alone, from z - z_step on: z[t] = sigma(a[t] + z[t-1] V). */
+static void walk_forward(const bptt_cell *cell, ptrdiff_t steps, real *z)
+{
+    NAME(narrow_forward_fns)
+    [1][cell->activation](cell, 0, steps, z - cell->z_step, PANEL, z, NULL, 0);
+}
+
+/* Steps back, where z, g and the chunk's rows are those of the first one made. */
+static void walk_backward(const bptt_cell *cell, ptrdiff_t steps, const real *da_next,
+                          const real *g, const real *z, real *da, real *da_rows,
+                          ptrdiff_t rows_panel, real *e_rows)
+{
+    NAME(narrow_backward_fns)
+    [1][cell->activation](cell, 0, steps, da_next, PANEL, g, z, da, PANEL, da_rows,
+                          rows_panel, e_rows);
 }
 
 /* dz[0] = da[1] V^T */
