@@ -174,6 +174,10 @@ static void forward_steps(layer *l, chunk at, int tid, int n)
     const ptrdiff_t B = l->B, H = l->H, P = k->panel;
     bptt_share mine = bptt_share_step(&l->plan, B, H, P, k->tile_rows, tid, n);
     let_begin(l, &mine, tid, n);
+    if (B == 1 && n == 1 && k->walks(&l->cell)) {
+        k->walk_forward(&l->cell, at.t1 - at.t0, l->z + (at.t0 + 1) * H);
+        return;
+    }
     for (ptrdiff_t t = at.t0 + 1; t <= at.t1; t++) {
         real *z = l->z + t * B * H;
         if (B == 1)
@@ -244,11 +248,18 @@ static void backward_steps(layer *l, chunk at, real *da, int tid, int n)
     const ptrdiff_t T = l->T, B = l->B, H = l->H, P = k->panel;
     bptt_share mine = bptt_share_step(&l->plan, B, H, P, k->tile_rows, tid, n);
     let_begin(l, &mine, tid, n);
+    const int walks = B == 1 && n == 1 && !l->records && k->walks(&l->cell);
     for (ptrdiff_t t = at.t1; t > at.t0; t--) {
         const ptrdiff_t r = (t - 1 - at.t0) * B;
         const real *dz = l->dz ? l->dz + (t - 1) * B * H : NULL;
         if (t == T && l->dz_last)
             dz = l->dz_last;
+        if (walks && t < T) {
+            k->walk_backward(&l->cell, t - at.t0, l->packed_state[(t + 1) & 1], dz,
+                             l->z + t * H, l->packed_state[(at.t0 + 1) & 1], da + r * P,
+                             l->chunk_panel, NULL);
+            break;
+        }
         k->step_backward(&l->cell, mine, t == T ? NULL : l->packed_state[(t + 1) & 1],
                          l->state_panel, dz, l->z + t * B * H, l->packed_state[t & 1],
                          l->state_panel, da + r * P, l->chunk_panel,
