@@ -24,6 +24,7 @@ from bptt._validation import as_positive, as_size
 from bptt._walk import Walk, as_batch
 from bptt.clipping import clip_norm
 from bptt.data import Batches
+from bptt.flow.regulariser import OmegaTerm, as_term
 from bptt.history import History, Record
 from bptt.network import Network
 from bptt.optimizers import Optimizer
@@ -44,7 +45,7 @@ def train(
     k1: int | None = None,
     k2: int | None = None,
     clip: float | None = None,
-    omega: float | None = None,
+    omega: float | OmegaTerm | None = None,
     nonfinite: str = "raise",
     validation: Validation | None = None,
     validate_every: int | None = None,
@@ -77,10 +78,10 @@ def train(
         but not beyond the batch. All batches must have as many steps of time.
     clip : float, optional
         Threshold of the gradient's norm over all parameters, see `bptt.clip_norm`.
-    omega : float, optional
+    omega : float or bptt.flow.OmegaTerm, optional
         Weight of the regulariser that keeps the length of errors, `bptt.flow.omega`,
         whose gradient is added before clipping; for a network of one layer, without
-        k1.
+        k1. A number is a weight of the sum over all steps, through everything.
     nonfinite : {"raise", "zero", "pass"}
         What a gradient with a NaN or an infinity gets, see `bptt.clip_norm`. The state
         of a stateful network is then that before the batch.
@@ -173,7 +174,7 @@ def train(
         epoch=epoch,
         total=_total_steps(steps, epochs, epoch),
         clip=math.inf if clip is None else as_positive("clip", clip),
-        omega=None if omega is None else as_positive("omega", omega),
+        omega=as_term(omega),
         nonfinite=nonfinite,
         validation=_as_validation(validation),
         validate_every=as_size("validate_every", validate_every),
@@ -197,7 +198,7 @@ class _Trainer:
         epoch: int | None,
         total: int,
         clip: float,
-        omega: float | None,
+        omega: OmegaTerm | None,
         nonfinite: str,
         validation: Callable[[Network], float] | None,
         validate_every: int,
