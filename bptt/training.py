@@ -81,7 +81,8 @@ def train(
     omega : float or bptt.flow.OmegaTerm, optional
         Weight of the regulariser that keeps the length of errors, `bptt.flow.omega`,
         whose gradient is added before clipping; for a network of one layer, without
-        k1. A number is a weight of the sum over all steps, through everything.
+        k1. A number is a weight of the sum over all steps, through everything; the
+        gradient of the paper is that of ``OmegaTerm(weight, through="V")``.
     nonfinite : {"raise", "zero", "pass"}
         What a gradient with a NaN or an infinity gets, see `bptt.clip_norm`. The state
         of a stateful network is then that before the batch.
