@@ -167,6 +167,14 @@ def train(args):
     }
 
 
+def arm_of(run):
+    """Return the name of the arm of the experiment that a run belongs to."""
+    if run["omega"] is None:
+        return "neither" if run["clip"] is None else "clipping"
+    source = {"mean": "their program", "sum": "equation 9"}[run["form"]]
+    return f"clipping, {run['omega']:g} Omega of {source}"
+
+
 def draw(log):
     """Draw the errors of a log against updates, in an SVG file beside it."""
     import matplotlib as mpl
@@ -175,21 +183,25 @@ def draw(log):
     mpl.rcParams["svg.hashsalt"] = "temporal order"
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(6, 3.2), layout="constrained")
-    for line in log.read_text().splitlines():
-        run = json.loads(line)
-        color, label = {
-            (True, True): ("C0", "clipping and Omega"),
-            (True, False): ("C1", "clipping"),
-            (False, False): ("C3", "neither"),
-        }[run["clip"] is not None, run["omega"] is not None]
-        updates, *_, wrong = zip(*run["progress"], strict=True)
-        axes.plot(
-            np.array(updates) / 1000, 100 * np.array(wrong), color, lw=1, label=label
-        )
-    handles = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
-    axes.legend(handles.values(), handles.keys())
-    axes.set(xlabel="thousands of updates", ylabel="% of 10,000 sequences wrong")
+    runs = [json.loads(line) for line in log.read_text().splitlines()]
+    arms = list(dict.fromkeys(map(arm_of, runs)))
+    figure, axes = pyplot.subplots(
+        (len(arms) + 1) // 2,
+        2,
+        figsize=(7, 4),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for arm, panel in zip(arms, axes.flat, strict=False):
+        panel.set_title(arm, fontsize="medium")
+        for run in runs:
+            if arm_of(run) == arm:
+                updates, *_, wrong = np.transpose(run["progress"])
+                panel.plot(updates / 1000, 100 * wrong, f"C{run['seed']}", linewidth=1)
+    figure.supxlabel("thousands of updates; a color is a seed", fontsize="medium")
+    figure.supylabel("% of 10,000 sequences wrong", fontsize="medium")
     figure.savefig(log.with_suffix(".svg"), metadata={"Date": None})
 
 
