@@ -107,7 +107,7 @@ def place_cells(
             place[cell], sequence[cell] = first[s] + i * stride, s
 
 
-def addresses_of(arrays, layout):
+cdef addresses_of(arrays, layout):
     """Return where in memory each cell's row of a list of arrays (T, K) is."""
     counts = np.array([len(array) for array in arrays])
     first = np.array([array.ctypes.data for array in arrays], np.intp)

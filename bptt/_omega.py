@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from bptt._runs import Run
 from bptt._stack import StackGradients, StackTape
-from bptt.flow.regulariser import omega
+from bptt.flow.regulariser import OmegaTerm, omega
 
 Array = NDArray[Any]
 
@@ -19,9 +19,9 @@ def with_omega(
     tape: StackTape,
     dz: Array | None,
     dz_last: Array | None,
-    weight: float,
+    term: OmegaTerm,
 ) -> StackGradients:
-    """Return the gradients of a layer with weight times those of `bptt.flow.omega`.
+    """Return the gradients of a layer with those of a term of `bptt.flow.omega`.
 
     The tape and dz are those that the gradients came from: no state is computed anew.
     """
@@ -36,10 +36,17 @@ def with_omega(
         )
     last = None if dz_last is None else dz_last[0]
     need_x_grad = grads.x is not None
-    _, extra = omega(one, dz, dz_last=last, need_x_grad=need_x_grad)
+    _, extra = omega(
+        one,
+        dz,
+        dz_last=last,
+        form=term.form,
+        through=term.through,
+        need_x_grad=need_x_grad,
+    )
 
     def plus(gradient: Array, of_omega: Array) -> Array:
-        total: Array = gradient + (weight * of_omega).astype(gradient.dtype)
+        total: Array = gradient + (term.weight * of_omega).astype(gradient.dtype)
         return total
 
     return StackGradients(

@@ -30,9 +30,10 @@ from bptt._readout import (
 )
 from bptt._stack import StackGradients, StackTape, States, batch_shape
 from bptt._stack_inputs import as_stack
-from bptt._validation import as_positive, as_size, check_choice
+from bptt._validation import as_size, check_choice
 from bptt._window import Window
 from bptt.activations import Activation
+from bptt.flow.regulariser import OmegaTerm, as_term
 
 Array = NDArray[Any]
 
@@ -153,7 +154,7 @@ class Network:
         lengths: ArrayLike | None = None,
         resets: Any = None,
         need_x_grad: bool = False,
-        omega: float | None = None,
+        omega: float | OmegaTerm | None = None,
         seed: initializers.Seed = None,
     ) -> tuple[float, NetworkGradients | StackGradients]:
         """Return the loss and all its gradients.
@@ -176,10 +177,10 @@ class Network:
             that goes on from its state, resets start from 0, at the first step too.
         need_x_grad : bool, default False
             Whether to compute the gradient with respect to x.
-        omega : float, optional
-            Weight of `bptt.flow.omega`, whose gradients, through everything but dz, are
-            added; the loss is returned without it. For a network of one layer, and
-            sequences of one length without resets.
+        omega : float or bptt.flow.OmegaTerm, optional
+            Weight of `bptt.flow.omega`, whose gradients are added; the loss is returned
+            without it. A number is a weight of the sum, through everything but dz. For
+            a network of one layer, and sequences of one length without resets.
         seed : int or numpy.random.Generator, optional
             Where dropout comes from.
 
@@ -194,7 +195,7 @@ class Network:
         TypeError, ValueError
             As in `bptt.forward` and in the loss, or omega does not fit.
         """
-        weight = None if omega is None else as_positive("omega", omega)
+        term = as_term(omega)
         generator = initializers.as_generator(seed) if self.stack.dropout else None
         z, tape = self._forward(x, z0, lengths, resets, generator, go_on=True)
         rows = self._rows(z, tape)
@@ -205,8 +206,8 @@ class Network:
         else:
             dz, dz_last = spread(tape, drows), None
         grads = self.stack.backward(tape, dz, dz_last, need_x_grad=need_x_grad)
-        if weight is not None:
-            grads = with_omega(grads, tape, dz, dz_last, weight)
+        if term is not None:
+            grads = with_omega(grads, tape, dz, dz_last, term)
         self._keep(tape.z_last)
         return loss, with_readout(grads, dU, dc)
 

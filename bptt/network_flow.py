@@ -149,6 +149,7 @@ def network_omega(
     target: ArrayLike,
     z0: ArrayLike | None = None,
     *,
+    form: str = "sum",
     through: str = "everything",
 ) -> tuple[float, dict[str, Array]]:
     """Return Omega of a network's loss on a batch, and its gradients by name.
@@ -159,7 +160,7 @@ def network_omega(
     ----------
     network, x, target, z0
         As in `trace`.
-    through : {"everything", "V"}
+    form, through : str
         As in `bptt.flow.omega`.
 
     Returns
@@ -177,7 +178,7 @@ def network_omega(
     (True, ['U', 'V', 'W', 'b', 'c'])
     """
     _, tape, dz, dz_last = trace(network, x, target, z0)
-    value, grads = omega(tape, dz, dz_last=dz_last, through=through)
+    value, grads = omega(tape, dz, dz_last=dz_last, form=form, through=through)
     gradients = {name: np.zeros_like(p) for name, p in network.params.items()}
     gradients.update({"W": grads.W, "V": grads.V, "b": np.asarray(grads.b)})
     return value, gradients

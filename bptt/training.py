@@ -23,6 +23,7 @@ from bptt._validation import as_positive, as_size
 from bptt._walk import Walk
 from bptt.clipping import clip_norm
 from bptt.data import Batches, Data, as_batch, as_batches
+from bptt.flow.regulariser import OmegaTerm, as_term
 from bptt.history import History, Record
 from bptt.network import Network
 from bptt.optimizers import Optimizer
@@ -43,7 +44,7 @@ def train(
     k1: int | None = None,
     k2: int | None = None,
     clip: float | None = None,
-    omega: float | None = None,
+    omega: float | OmegaTerm | None = None,
     nonfinite: str = "raise",
     validation: Validation | None = None,
     validate_every: int | None = None,
@@ -79,10 +80,11 @@ def train(
         gradient goes back over a reset, and a sequence starts from 0 there.
     clip : float, optional
         Threshold of the gradient's norm over all parameters, see `bptt.clip_norm`.
-    omega : float, optional
+    omega : float or bptt.flow.OmegaTerm, optional
         Weight of the regulariser that keeps the length of errors, `bptt.flow.omega`,
         whose gradient is added before clipping; for a network of one layer, without
-        k1.
+        k1. A number is a weight of the sum over all steps, through everything; the
+        gradient of the paper is that of ``OmegaTerm(weight, through="V")``.
     nonfinite : {"raise", "zero", "pass"}
         What a gradient with a NaN or an infinity gets, see `bptt.clip_norm`. The state
         of a stateful network is then that before the batch.
@@ -175,7 +177,7 @@ def train(
         epoch=epoch,
         total=_total_steps(steps, epochs, epoch),
         clip=math.inf if clip is None else as_positive("clip", clip),
-        omega=None if omega is None else as_positive("omega", omega),
+        omega=as_term(omega),
         nonfinite=nonfinite,
         validation=_as_validation(validation),
         validate_every=as_size("validate_every", validate_every),
@@ -199,7 +201,7 @@ class _Trainer:
         epoch: int | None,
         total: int,
         clip: float,
-        omega: float | None,
+        omega: OmegaTerm | None,
         nonfinite: str,
         validation: Callable[[Network], float] | None,
         validate_every: int,

@@ -9,11 +9,12 @@ from tolerances import COMPLEX_STEP, difference_bound, exact_bound
 
 import bptt
 from bptt import _reference, flow
+from bptt.flow.regulariser import FORMS, VANISHED
 
 LEAVES = ("W", "V", "b", "z0", "x")
 
 
-def value(case, V_factor=None, z=None):
+def value(case, V_factor=None, z=None, form="sum"):
     """Return Omega in plain NumPy, of complex arguments too.
 
     V_factor stands for V in the factor V^T alone.
@@ -21,17 +22,20 @@ def value(case, V_factor=None, z=None):
     z = run_forward(_reference, case) if z is None else z
     T, B = case.x.shape[:2]
     last = case.V if V_factor is None else V_factor
-    e, total = (0 if case.dz_last is None else case.dz_last), 0.0
+    e, total, count = (0 if case.dz_last is None else case.dz_last), 0.0, 0
     for t in range(T, 0, -1):
         if case.dz is not None:
             e = e + case.dz[t - 1]
         da = e * case.activation.dsigma(z[t])
         r = da @ last.T
         # No norm of NumPy: it takes the modulus, which has no derivative.
-        ratio = np.sqrt((r * r).sum(axis=1) / (e * e).sum(axis=1))
-        total = total + ((ratio - 1) ** 2).sum()
+        square = (e * e).sum(axis=1)
+        there = np.ones(B, bool) if form == "sum" else square.real >= VANISHED
+        ratio = ((r * r).sum(axis=1) / square)[there]
+        ratio = np.sqrt(ratio) if form == "sum" else ratio
+        total, count = total + ((ratio - 1) ** 2).sum(), count + there.sum()
         e = da @ case.V.T
-    return total / B
+    return total / (B if form == "sum" else count)
 
 
 def moved(case, name, direction):
@@ -44,33 +48,37 @@ def moved(case, name, direction):
 SMOOTH = ("tanh", "sigmoid", "scaled_tanh", "softplus", "identity", "affine")
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", SMOOTH)
-def test_gradients_are_the_complex_step_derivatives(name, rng):
+def test_gradients_are_the_complex_step_derivatives(name, form, rng):
     activation = next(a for a in ACTIVATIONS if a.name == name)
     for b, dz in itertools.product([True, False], ["dz", "dz_last", "both"]):
         case = random_case(rng, 7, 3, 4, 5, activation, b=b, dz=dz)
         case.V[...] *= 4
         arguments = case.x, case.W, case.V, case.b, case.z0
         _, tape = bptt.forward(*arguments, activation=activation)
-        omega, grads = flow.omega(tape, case.dz, dz_last=case.dz_last, need_x_grad=True)
-        np.testing.assert_allclose(omega, value(case), rtol=exact_bound(100))
+        omega, grads = flow.omega(
+            tape, case.dz, dz_last=case.dz_last, form=form, need_x_grad=True
+        )
+        np.testing.assert_allclose(omega, value(case, form=form), rtol=exact_bound(100))
         for leaf in LEAVES:
             grad = getattr(grads, leaf)
             if grad is None:
                 continue
             direction = rng.standard_normal(grad.shape)
-            expected = value(moved(case, leaf, direction)).imag / STEP
+            expected = value(moved(case, leaf, direction), form=form).imag / STEP
             products = grad * direction
             size = np.abs(products).sum() + omega
             assert abs(products.sum() - expected) <= COMPLEX_STEP * size, leaf
 
 
-def test_the_gradient_of_the_paper_takes_errors_and_slopes_as_constants(rng):
+@pytest.mark.parametrize("form", FORMS)
+def test_the_gradient_of_the_paper_takes_errors_and_slopes_as_constants(form, rng):
     case = random_case(rng, 7, 3, 4, 5, bptt.Activation("tanh"), dz="dz_last")
     _, tape = bptt.forward(case.x, case.W, case.V, case.b, case.z0)
-    _, grads = flow.omega(tape, dz_last=case.dz_last, through="V")
+    _, grads = flow.omega(tape, dz_last=case.dz_last, form=form, through="V")
     direction = rng.standard_normal(case.V.shape)
-    expected = value(case, case.V + 1j * STEP * direction).imag / STEP
+    expected = value(case, case.V + 1j * STEP * direction, form=form).imag / STEP
     # In `value` the errors are carried by V itself, as constants.
     products = grads.V * direction
     assert abs(products.sum() - expected) <= COMPLEX_STEP * np.abs(products).sum()
@@ -103,3 +111,20 @@ def test_an_error_of_0_has_no_term():
     omega, grads = flow.omega(tape, dz_last=dz_last)
     assert np.isfinite(omega)
     assert all(np.isfinite(g).all() for g in grads if g is not None)
+
+
+def test_the_mean_leaves_errors_out_that_have_vanished(rng):
+    """Both sides of the bound occur, and the terms left out are not counted."""
+    case = random_case(rng, 9, 3, 4, 5, bptt.Activation("tanh"), dz="dz_last")
+    case.dz_last[...] *= 1e-8
+    case.V[...] *= 0.3
+    _, tape = bptt.forward(case.x, case.W, case.V, case.b, case.z0)
+    _, of_loss = bptt.backward(tape, dz_last=case.dz_last, record=True)
+    squares = np.square(of_loss.norms)
+    assert 0 < (squares < VANISHED).sum() < squares.size
+    omega, grads = flow.omega(tape, dz_last=case.dz_last, form="mean")
+    np.testing.assert_allclose(omega, value(case, form="mean"), rtol=exact_bound(100))
+    direction = rng.standard_normal(case.V.shape)
+    expected = value(moved(case, "V", direction), form="mean").imag / STEP
+    products = grads.V * direction
+    assert abs(products.sum() - expected) <= COMPLEX_STEP * np.abs(products).sum()

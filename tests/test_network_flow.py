@@ -5,6 +5,7 @@ import pytest
 from tolerances import exact_bound
 
 import bptt
+from bptt.flow import OmegaTerm
 from bptt.network_flow import network_flow, network_omega, trace, trace_last
 from bptt.optimizers import SGD
 
@@ -80,6 +81,29 @@ def test_a_network_adds_omega_to_all_its_gradients(loss, readout, rng):
         np.testing.assert_allclose(getattr(grads, name), expected, atol=bound)
     for name in ("U", "c"):
         assert getattr(grads, name).tobytes() == getattr(plain, name).tobytes()
+
+
+def test_a_term_says_which_omega_is_added_and_through_what(rng):
+    term = OmegaTerm(0.7, form="mean", through="V")
+    x, target = batch(rng, "squared_error", "every")
+    networks = [
+        bptt.Network(3, 6, 2, loss="squared_error", seed=0, dtype=np.float64)
+        for _ in range(2)
+    ]
+    _, plain = networks[0].loss_and_gradients(x, target)
+    _, grads = networks[0].loss_and_gradients(x, target, omega=term)
+    one = {"form": "mean", "through": "V"}
+    _, extra = network_omega(networks[0], x, target, **one)
+    for other in ({"form": "mean"}, {"through": "V"}):
+        _, wrong = network_omega(networks[0], x, target, **other)
+        assert not np.allclose(wrong["V"], extra["V"])
+    expected = plain.V + 0.7 * extra["V"]
+    np.testing.assert_allclose(grads.V, expected, atol=exact_bound(100))
+    for name in ("W", "b", "U", "c"):
+        assert getattr(grads, name).tobytes() == getattr(plain, name).tobytes()
+    bptt.train(networks[1], (x, target), optimizer=SGD(0.1), steps=1, omega=term)
+    expected = networks[0].params["V"] - 0.1 * grads.V
+    np.testing.assert_allclose(networks[1].params["V"], expected, atol=exact_bound(100))
 
 
 def test_omega_starts_where_a_stateful_network_stands(rng):

@@ -76,6 +76,10 @@ CALLS = [
     (lambda: bptt.gradient_flow(empty, dz[:0]), "tape must have a step and a sequence, got T=0, B=3"),
     (lambda: flow.omega(tape), "dz or dz_last must be given: a loss needs a gradient"),
     (lambda: flow.omega(tape, dz, through="W"), "through must be one of 'everything', 'V'; got 'W'"),
+    (lambda: flow.omega(tape, dz, form="max"), "form must be one of 'sum', 'mean'; got 'max'"),
+    (lambda: flow.OmegaTerm(0), "weight must be positive, got 0"),
+    (lambda: flow.OmegaTerm(1, form="max"), "form must be one of 'sum', 'mean'; got 'max'"),
+    (lambda: flow.OmegaTerm(1, through="W"), "through must be one of 'everything', 'V'; got 'W'"),
     # exponents
     (lambda: bptt.lyapunov_exponents(tape, 7), "k must be at most H = 6, got 7"),
     (lambda: bptt.lyapunov_exponents(tape, 0), "k must be at least 1, got 0"),

@@ -12,8 +12,8 @@ tape of `bptt.forward` and computes with that product:
     what became of the gradient of a loss, and a verdict in a sentence
 `lyapunov_exponents`
     growth along a long trajectory
-`omega`
-    the regulariser that asks the error to keep its length
+`omega`, `OmegaTerm`
+    the regulariser that asks the error to keep its length, and its place in a loss
 `RTRL`
     the same gradients forwards in time
 """
@@ -29,7 +29,7 @@ from bptt.flow.jacobians import (
     split_growth,
 )
 from bptt.flow.norms import product_norms
-from bptt.flow.regulariser import omega
+from bptt.flow.regulariser import OmegaTerm, omega
 from bptt.flow.rtrl import RTRL
 from bptt.flow.tangents import jvp, vjp
 
@@ -38,6 +38,7 @@ __all__ = [
     "GradientFlow",
     "Growth",
     "LyapunovSpectrum",
+    "OmegaTerm",
     "ScaledProduct",
     "gradient_flow",
     "horizon",

@@ -2,17 +2,65 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bptt._validation import check_choice
+from bptt._validation import as_positive, check_choice
 from bptt.flow._arguments import as_plain
 from bptt.flow._path import Loss, Path
 from bptt.recurrence import Gradients, Tape, backward
 
 Array = NDArray[Any]
+
+FORMS = ("sum", "mean")
+THROUGH = ("everything", "V")
+VANISHED = 1e-20  # the ||e||^2 from which the mean has a term, as in its program
+
+
+@dataclass(frozen=True, slots=True)
+class OmegaTerm:
+    """What `train` and `Network.loss_and_gradients` add to a loss: weight * Omega.
+
+    Attributes
+    ----------
+    weight : float
+        Above 0.
+    form : {"sum", "mean"}, default "sum"
+        As in `omega`.
+    through : {"everything", "V"}, default "everything"
+        As in `omega`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        weight is no positive number, or another attribute none of its choices.
+
+    Examples
+    --------
+    That of the program of Pascanu et al. (2013), by default:
+
+    >>> OmegaTerm(2, form="mean", through="V")
+    OmegaTerm(weight=2.0, form='mean', through='V')
+    """
+
+    weight: float
+    form: str = "sum"
+    through: str = "everything"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weight", as_positive("weight", self.weight))
+        check_choice("form", self.form, FORMS)
+        check_choice("through", self.through, THROUGH)
+
+
+def as_term(omega: float | OmegaTerm | None) -> OmegaTerm | None:
+    """Return the term an argument stands for: a number is a weight of the sum."""
+    if omega is None or isinstance(omega, OmegaTerm):
+        return omega
+    return OmegaTerm(as_positive("omega", omega))
 
 
 @np.errstate(over="ignore", invalid="ignore", under="ignore")
@@ -21,6 +69,7 @@ def omega(
     dz: ArrayLike | None = None,
     *,
     dz_last: ArrayLike | None = None,
+    form: str = "sum",
     through: str = "everything",
     need_x_grad: bool = False,
 ) -> tuple[float, Gradients]:
@@ -31,6 +80,13 @@ def omega(
         Omega = sum_t (||r[t]|| / ||e[t]|| - 1)^2          t = 1..T
 
     in the mean over the sequences of the batch. Where e[t] is 0 a step has no term.
+    That is the paper's equation. Its authors' program, where a weight of 2 is the
+    default, has the mean of another term over all steps and sequences::
+
+        Omega = mean (||r[t]||^2 / ||e[t]||^2 - 1)^2       where ||e[t]||^2 >= 1e-20
+
+    Near a ratio of 1 that term is 4 times the other, so that a weight of the mean over
+    T steps is like one of 4 / T times it for the sum.
 
     Parameters
     ----------
@@ -39,6 +95,8 @@ def omega(
     dz, dz_last : array_like
         The gradient of the loss, as in `bptt.backward`. It is taken as given: that it
         depends on the states itself is not differentiated.
+    form : {"sum", "mean"}, default "sum"
+        Which of the two.
     through : {"everything", "V"}, default "everything"
         "everything" differentiates the factor V^T, the errors e and the slopes D, and
         through them all states. "V" is the paper's choice: the gradient with respect to
@@ -55,12 +113,13 @@ def omega(
     Raises
     ------
     TypeError, ValueError
-        As in `bptt.backward`, or through is none of its choices.
+        As in `bptt.backward`, or form or through is none of its choices.
 
     References
     ----------
     R. Pascanu, T. Mikolov, Y. Bengio, "On the difficulty of training recurrent neural
-    networks", ICML 2013, equations 9 and 10.
+    networks", ICML 2013, equations 9 and 10; the program in
+    github.com/pascanur/trainingRNNs.
 
     Examples
     --------
@@ -77,7 +136,8 @@ def omega(
     (1.25, np.True_)
     """
     tape = as_plain(tape, "omega")
-    check_choice("through", through, ("everything", "V"))
+    check_choice("form", form, FORMS)
+    check_choice("through", through, THROUGH)
     loss = Loss(Path(tape), dz, dz_last)
     T, (B, H) = len(tape.x), tape.z.shape[1:]
     V = tape.V.astype(np.float64)
@@ -93,12 +153,17 @@ def omega(
         r[t] = carried = da[t] @ V.T
     e_length, r_length = _lengths(e), _lengths(r)
     e_unit, r_unit = _units(e, e_length), _units(r, r_length)
-    there = e_length > 0
+    there = e_length > 0 if form == "sum" else np.square(e_length) >= VANISHED
     ratio = np.divide(r_length, e_length, where=there, out=np.ones_like(e_length))
-    value = float(np.square(ratio - 1).sum() / max(1, B))
+    if form == "sum":
+        terms, slopes, count = np.square(ratio - 1), 2 * (ratio - 1), B
+    else:
+        excess = np.square(ratio) - 1
+        terms, slopes, count = np.square(excess), 4 * ratio * excess, there.sum()
+    value = float(terms.sum() / max(1, count))
 
-    # d(ratio - 1)^2 by r and by e, each taken directly.
-    outer = 2 * (ratio - 1) / max(1, B)
+    # The derivative of the terms by r and by e, each taken directly.
+    outer = slopes / max(1, count)
     outer = np.divide(outer, e_length, where=there, out=np.zeros_like(outer))
     of_r, of_e = outer * r_unit, -outer * ratio * e_unit
     dV = np.zeros((H, H))
