@@ -75,7 +75,7 @@ class BuildExtension(build_ext):
 
         # Side by side, for each instruction set takes the most part of a minute.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = [o for made in pool.map(compiled, ext.sources) for o in made]
+            objects = [o for each in pool.map(compiled, ext.sources) for o in each]
         ext.sources, ext.extra_objects = [], objects
         super().build_extension(ext)
 

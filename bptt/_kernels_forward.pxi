@@ -38,7 +38,7 @@ cdef int _forward(
     if x is not None:
         l.x, l.x_row = &x[0, 0, 0], row_of(&l, x, l.I)
     if ids is not None:
-        check_strides(&l, ids.strides, ids.shape, sizeof(Py_ssize_t))
+        check_ids(&l, ids)
         l.ids = &ids[0, 0]
     if rows is not None:
         l.x, l.x_rows = <const void *> rows[0], &rows[0]

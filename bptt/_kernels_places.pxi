@@ -15,25 +15,33 @@ cdef Py_ssize_t row_of(
 ) except -1:
     """Return the distance of two rows of an array (T, B, width), with one step after
     another in memory, or one before another if all are so."""
-    cdef Py_ssize_t row
     if array.shape[2] > 1 and array.strides[2] != sizeof(real):
         raise ValueError("a row of the kernels must be contiguous")
-    row = check_strides(l, array.strides, array.shape, sizeof(real))
-    return width if row == 0 else row
+    return distance(l, array.strides, array.shape, sizeof(real), width)
 
 
-cdef Py_ssize_t check_strides(
-    const Layer *l, const Py_ssize_t *strides, const Py_ssize_t *shape, Py_ssize_t size
+cdef int check_ids(const Layer *l, const Py_ssize_t[:, :] ids) except -1:
+    """Refuse token ids (T, B) that do not stand one beside the other."""
+    if distance(l, ids.strides, ids.shape, sizeof(Py_ssize_t), 1) != 1:
+        raise ValueError("token ids of the kernels must be contiguous")
+    return 0
+
+
+cdef Py_ssize_t distance(
+    const Layer *l, const Py_ssize_t *strides, const Py_ssize_t *shape,
+    Py_ssize_t size, Py_ssize_t alone,
 ) except -1:
-    """Return the distance of two rows, 0 where there is one only."""
+    """Return the distance of two rows in entries, which is given for one alone."""
     cdef Py_ssize_t T = shape[0], B = shape[1], step = strides[0], row = strides[1]
     if T > 1 and (step < 0) != l.back:
         raise ValueError("the kernels' arrays must all run one way in time")
+    if B == 1 and T < 2:
+        return alone
     if B == 1:
-        row = 0 if T < 2 else -step if l.back else step
+        row = -step if l.back else step
     elif T > 1 and step != (-row if l.back else row) * B:
         raise ValueError("a step of the kernels' arrays must follow another")
-    if row < 0 or row % size:
+    if row <= 0 or row % size:
         raise ValueError("rows of the kernels' arrays must follow one another")
     return row // size
 

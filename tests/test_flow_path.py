@@ -215,7 +215,8 @@ def test_jacobians_are_those_of_single_sequences(form, dtype):
 def test_products_are_those_of_single_sequences(form):
     batch = a_batch(1)
     tape = a_tape(batch, form)
-    bound = exact_bound(1000)
+    # The logarithms are those of up to 500 iterations, through a gap and back.
+    bound, iterated = exact_bound(1000), exact_bound(100_000)
     growths = 0
     for t, i in ((12, 0), (12, 9), (7, 5), (3, 0), (2, 1), (4, 4)):
         product = bptt.jacobian_product(tape, t, i).dense()
@@ -236,7 +237,7 @@ def test_products_are_those_of_single_sequences(form):
             expected = bptt.jacobian_product(one, t - t0, i - t0).dense()
             np.testing.assert_allclose(product[s], expected, rtol=0, atol=bound)
             expected = flow.log_singular_values(one, t - t0, i - t0, 2)
-            np.testing.assert_allclose(logs[s], expected, rtol=0, atol=100 * bound)
+            np.testing.assert_allclose(logs[s], expected, rtol=0, atol=iterated)
             alone = flow.split_growth(one, t - t0, i - t0, np.ones(5))
             for values, wanted in zip(split, alone, strict=True):
                 np.testing.assert_allclose(values[:, s], wanted, rtol=0, atol=bound)

@@ -5,6 +5,7 @@ import pytest
 from proof import ACTIVATIONS, random_case
 from tolerances import normwise_bound
 
+import bptt
 from bptt import _backend, _reference
 from bptt._forms import Ragged
 from bptt._parts import Layout
@@ -186,9 +187,31 @@ def test_strides_that_do_not_fit_are_refused(rng):
     case = random_case(rng, 6, 4, 3, 5, ACTIVATIONS[0], np.float32)
     z = np.zeros((7, 4, 5), np.float32)
     batch_major = np.ascontiguousarray(case.x.swapaxes(0, 1)).swapaxes(0, 1)
-    for x in (case.x[::-1], np.asfortranarray(case.x), batch_major):
+    sparse = np.zeros((6, 8), np.intp)[:, ::2]
+    one_step, one_row = (
+        np.broadcast_to(part, case.x.shape) for part in (case.x[:1], case.x[:, :1])
+    )
+    for x in (
+        case.x[::-1], np.asfortranarray(case.x), batch_major, one_step, one_row, sparse,
+    ):  # fmt: skip
         with pytest.raises(ValueError, match="kernels"):
             kernels.forward(x, case.W, case.V, None, z, case.activation)
+
+
+@COMPILED
+@pytest.mark.parametrize("ids", [False, True])
+def test_a_tape_of_one_sequence_with_wrong_strides_is_refused(ids, rng):
+    case = random_case(rng, 6, 1, 3, 5, ACTIVATIONS[0], np.float32, ids=ids)
+    x = (
+        np.repeat(case.x, 2, axis=0)[::2]
+        if ids
+        else np.broadcast_to(case.x[0], (6, 1, 3))
+    )
+    x.flags.writeable = False
+    z = np.zeros((7, 1, 5), np.float32)
+    tape = bptt.Tape(x, case.W, case.V, case.b, z, case.activation, True)
+    with pytest.raises(ValueError, match="kernels"):
+        bptt.backward(tape, case.dz)
 
 
 def test_a_layout_without_offsets_has_places_for_all_cells(rng):

@@ -227,86 +227,41 @@ static epilogue_fn *const NAME(deactivate_fns)[BPTT_ACTIVATION_COUNT] = {EACH(EN
 #undef ACTIVATE
 
 /* Of the activations in everyday use; the others take the general path, to the same
- * bits. */
-#define NARROW(code, alone)                                                           \
-    static void NAME(narrow_forward_##alone##_##code)(                                \
-        const bptt_cell *cell, ptrdiff_t r0, ptrdiff_t r1, const real *z_prev,        \
-        ptrdiff_t prev_panel, real *z, real *z_packed, ptrdiff_t packed_panel)        \
-    {                                                                                 \
-        switch ((cell->H + VLEN - 1) / VLEN) {                                        \
-        case 1:                                                                       \
-            narrow_forward(code, 1, alone, cell, r0, r1, z_prev, prev_panel, z,       \
-                           z_packed, packed_panel);                                   \
-            break;                                                                    \
-        case 2:                                                                       \
-            narrow_forward(code, 2, alone, cell, r0, r1, z_prev, prev_panel, z,       \
-                           z_packed, packed_panel);                                   \
-            break;                                                                    \
-        case 3:                                                                       \
-            narrow_forward(code, 3, alone, cell, r0, r1, z_prev, prev_panel, z,       \
-                           z_packed, packed_panel);                                   \
-            break;                                                                    \
-        case 4:                                                                       \
-            narrow_forward(code, 4, alone, cell, r0, r1, z_prev, prev_panel, z,       \
-                           z_packed, packed_panel);                                   \
-            break;                                                                    \
-        case 5:                                                                       \
-            narrow_forward(code, 5, alone, cell, r0, r1, z_prev, prev_panel, z,       \
-                           z_packed, packed_panel);                                   \
-            break;                                                                    \
-        case 6:                                                                       \
-            narrow_forward(code, 6, alone, cell, r0, r1, z_prev, prev_panel, z,       \
-                           z_packed, packed_panel);                                   \
-            break;                                                                    \
-        case 7:                                                                       \
-            narrow_forward(code, 7, alone, cell, r0, r1, z_prev, prev_panel, z,       \
-                           z_packed, packed_panel);                                   \
-            break;                                                                    \
-        default:                                                                      \
-            narrow_forward(code, 8, alone, cell, r0, r1, z_prev, prev_panel, z,       \
-                           z_packed, packed_panel);                                   \
-            break;                                                                    \
-        }                                                                             \
-    }                                                                                 \
-    static void NAME(narrow_backward_##alone##_##code)(                               \
-        const bptt_cell *cell, ptrdiff_t r0, ptrdiff_t r1, const real *next,          \
-        ptrdiff_t next_panel, const real *g, const real *z, real *da,                 \
-        ptrdiff_t da_panel, real *rows, ptrdiff_t rows_panel, real *e_rows)           \
-    {                                                                                 \
-        switch ((cell->H + VLEN - 1) / VLEN) {                                        \
-        case 1:                                                                       \
-            narrow_backward(code, 1, alone, cell, r0, r1, next, next_panel, g, z, da, \
-                            da_panel, rows, rows_panel, e_rows);                      \
-            break;                                                                    \
-        case 2:                                                                       \
-            narrow_backward(code, 2, alone, cell, r0, r1, next, next_panel, g, z, da, \
-                            da_panel, rows, rows_panel, e_rows);                      \
-            break;                                                                    \
-        case 3:                                                                       \
-            narrow_backward(code, 3, alone, cell, r0, r1, next, next_panel, g, z, da, \
-                            da_panel, rows, rows_panel, e_rows);                      \
-            break;                                                                    \
-        case 4:                                                                       \
-            narrow_backward(code, 4, alone, cell, r0, r1, next, next_panel, g, z, da, \
-                            da_panel, rows, rows_panel, e_rows);                      \
-            break;                                                                    \
-        case 5:                                                                       \
-            narrow_backward(code, 5, alone, cell, r0, r1, next, next_panel, g, z, da, \
-                            da_panel, rows, rows_panel, e_rows);                      \
-            break;                                                                    \
-        case 6:                                                                       \
-            narrow_backward(code, 6, alone, cell, r0, r1, next, next_panel, g, z, da, \
-                            da_panel, rows, rows_panel, e_rows);                      \
-            break;                                                                    \
-        case 7:                                                                       \
-            narrow_backward(code, 7, alone, cell, r0, r1, next, next_panel, g, z, da, \
-                            da_panel, rows, rows_panel, e_rows);                      \
-            break;                                                                    \
-        default:                                                                      \
-            narrow_backward(code, 8, alone, cell, r0, r1, next, next_panel, g, z, da, \
-                            da_panel, rows, rows_panel, e_rows);                      \
-            break;                                                                    \
-        }                                                                             \
+ * bits. How many vectors a row has is known as well. */
+#define WIDTHS(CASE, code, alone)          \
+    switch ((cell->H + VLEN - 1) / VLEN) { \
+        CASE(1, code, alone)               \
+        CASE(2, code, alone)               \
+        CASE(3, code, alone)               \
+        CASE(4, code, alone)               \
+        CASE(5, code, alone)               \
+        CASE(6, code, alone)               \
+        CASE(7, code, alone)               \
+        CASE(8, code, alone)               \
+    }
+#define FORWARD(nv, code, alone)                                                       \
+    case nv:                                                                           \
+        narrow_forward(code, nv, alone, cell, r0, r1, z_prev, prev_panel, z, z_packed, \
+                       packed_panel);                                                  \
+        break;
+#define BACKWARD(nv, code, alone)                                                     \
+    case nv:                                                                          \
+        narrow_backward(code, nv, alone, cell, r0, r1, da_next, next_panel, g, z, da, \
+                        da_panel, da_rows, rows_panel, e_rows);                       \
+        break;
+#define NARROW(code, alone)                                                     \
+    static void NAME(narrow_forward_##alone##_##code)(                          \
+        const bptt_cell *cell, ptrdiff_t r0, ptrdiff_t r1, const real *z_prev,  \
+        ptrdiff_t prev_panel, real *z, real *z_packed, ptrdiff_t packed_panel)  \
+    {                                                                           \
+        WIDTHS(FORWARD, code, alone)                                            \
+    }                                                                           \
+    static void NAME(narrow_backward_##alone##_##code)(                         \
+        const bptt_cell *cell, ptrdiff_t r0, ptrdiff_t r1, const real *da_next, \
+        ptrdiff_t next_panel, const real *g, const real *z, real *da,           \
+        ptrdiff_t da_panel, real *da_rows, ptrdiff_t rows_panel, real *e_rows)  \
+    {                                                                           \
+        WIDTHS(BACKWARD, code, alone)                                           \
     }
 #define NARROWS(alone)                                                             \
     NARROW(BPTT_IDENTITY, alone) /* what ends with the error itself: flow.inc.h */ \
@@ -329,6 +284,9 @@ static narrow_backward_fn *const NAME(narrow_backward_fns)[2][BPTT_ACTIVATION_CO
 #undef ENTRIES
 #undef NARROWS
 #undef NARROW
+#undef BACKWARD
+#undef FORWARD
+#undef WIDTHS
 
 INLINE int is_narrow(const bptt_cell *cell, bptt_share share)
 {

@@ -7,7 +7,8 @@ is carried along its path crosses such a step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -119,7 +120,7 @@ class Path:
         if self.T == 0 or self.B == 0:
             return
         borders = np.union1d(self._borders, np.asarray(at, np.intp))
-        for start, t1, states in self._pieces_back():
+        for start, t1, states in self._pieces(_runs.walk_back):
             while t1 > start:
                 t0 = max(start, int(borders[np.searchsorted(borders, t1) - 1]))
                 t0 = max(t0, t1 - self._limit)
@@ -130,7 +131,8 @@ class Path:
         """Yield the stretches of the steps from i + 1 up to t."""
         if i == t or self.B == 0:
             return
-        for start, end, states in self._pieces_forward(i, t):
+        walk = functools.partial(self._walk_forward, i, t)
+        for start, end, states in self._pieces(walk):
             t0 = max(start, i)
             while t0 < min(end, t):
                 after = np.searchsorted(self._borders, t0, "right")
@@ -177,27 +179,24 @@ class Path:
         starts: Array = z0[self.order]
         return starts
 
-    def _pieces_back(self) -> Iterator[tuple[int, int, Array | None]]:
-        if self.run is None:
-            yield 0, self.T, self.tape.z
-        elif isinstance(self.form, Ragged):
-            yield 0, self.T, None
-        else:
-            leaves = _runs.leaves_of(self.run)
-            for i, states in _runs.walk_back(self.run, leaves):
-                yield *leaves.bounds(i), states
+    def _walk_forward(
+        self, i: int, t: int, run: _runs.Run, leaves: _runs.Leaves
+    ) -> Iterator[tuple[int, Array]]:
+        """Yield the leaves of the steps from i + 1 up to t."""
+        first, end = i // leaves.steps, (t - 1) // leaves.steps + 1
+        return _runs.walk_forward(run, leaves, first, end)
 
-    def _pieces_forward(
-        self, i: int, t: int
+    def _pieces(
+        self, walk: Callable[[_runs.Run, _runs.Leaves], Iterator[tuple[int, Array]]]
     ) -> Iterator[tuple[int, int, Array | None]]:
+        """Yield the states of parts of the path, or None where they are looked up."""
         if self.run is None:
             yield 0, self.T, self.tape.z
         elif isinstance(self.form, Ragged):
             yield 0, self.T, None
         else:
             leaves = _runs.leaves_of(self.run)
-            first, end = i // leaves.steps, (t - 1) // leaves.steps + 1
-            for leaf, states in _runs.walk_forward(self.run, leaves, first, end):
+            for leaf, states in walk(self.run, leaves):
                 yield *leaves.bounds(leaf), states
 
     def _find_cuts(self) -> dict[int, Array]:
