@@ -76,7 +76,8 @@ class BuildExtension(build_ext):
         # Side by side, for each instruction set takes the most part of a minute.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = [o for each in pool.map(compiled, ext.sources) for o in each]
-        ext.sources, ext.extra_objects = [], objects
+        # Objects just made are what the library is to be newer than.
+        ext.sources, ext.depends, ext.extra_objects = [], objects, objects
         super().build_extension(ext)
 
 
