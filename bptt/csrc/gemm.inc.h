@@ -113,7 +113,7 @@ INLINE ptrdiff_t NAME(row_width)(ptrdiff_t columns)
 INLINE int can_begin(const product *x, bptt_share s)
 {
     ptrdiff_t vectors = (s.u1 - s.u0) * 2;
-    return s.n == 2 && x->K == x->N && vectors >= ROW_VECTORS &&
+    return s.n == 2 && x->K == x->N && vectors >= ROW_VECTORS / 2 &&
            vectors <= EARLY_VECTORS && (s.u0 == 0 ? s.u1 : s.u0) * PANEL == x->run &&
            2 * x->run >= x->K;
 }
