@@ -14,6 +14,7 @@
 #define narrow_backward    NAME(narrow_backward)
 #define narrow_forward_fn  NAME(narrow_forward_fn)
 #define narrow_backward_fn NAME(narrow_backward_fn)
+#define narrow_rows        NAME(narrow_rows)
 #define is_narrow          NAME(is_narrow)
 #define prefetch_step      NAME(prefetch_step)
 #define activate           NAME(activate)
@@ -55,8 +56,14 @@ typedef struct backward_job {
  * row by row, or for a row that is alone step by step: to come here takes 5 ns. What is
  * known of a row that is `alone` in its batch is known when this is compiled: at H = 16
  * a step of it takes 37 ns on Zen 3, and would take 49. From NARROW_ROWS on the tile is
- * as fast. */
-#define NARROW_ROWS (V_REGISTERS == 16 ? 24 : TILE_ROWS)
+ * as fast, and earlier where V does not stay in L1 from one row to the next. */
+#define NARROW_ROWS (V_REGISTERS == 16 ? 24 : 8)
+
+INLINE ptrdiff_t narrow_rows(ptrdiff_t H)
+{
+    const ptrdiff_t bytes = H * H * (ptrdiff_t)sizeof(real);
+    return bytes <= 16 << 10 ? NARROW_ROWS : bytes <= 40 << 10 ? 3 : 1;
+}
 
 typedef void narrow_forward_fn(const bptt_cell *cell, ptrdiff_t r0, ptrdiff_t r1,
                                const real *z_prev, ptrdiff_t prev_panel, real *z,
@@ -294,7 +301,8 @@ INLINE int is_narrow(const bptt_cell *cell, bptt_share share)
     /* A division less: 2 ns of a step of 36. */
     const ptrdiff_t tiles = rows == 1 ? 1 : bptt_row_tiles(rows, TILE_ROWS);
     return NAME(narrow_forward_fns)[0][cell->activation] && rows > 0 &&
-           rows <= NARROW_ROWS && cell->H <= ROW_VECTORS * VLEN && share.u0 == 0 &&
+           cell->H <= ROW_VECTORS * VLEN &&
+           (rows == 1 || rows <= narrow_rows(cell->H)) && share.u0 == 0 &&
            share.u1 == tiles * bptt_panels(cell->H, PANEL);
 }
 
