@@ -12,7 +12,7 @@ cdef extern from "pool.h" nogil:
 
 cdef extern from "kernels.h" nogil:
     ctypedef struct Share "bptt_share":
-        Py_ssize_t r0, r1
+        Py_ssize_t r0, r1, u0, u1
         Barrier *others
         int tid, n
 
@@ -48,6 +48,7 @@ cdef extern from "kernels.h" nogil:
 
     void fetch "bptt_fetch"(const void *p, Py_ssize_t bytes, int write)
     Py_ssize_t panels_of "bptt_panels"(Py_ssize_t N, Py_ssize_t panel)
+    Py_ssize_t row_tiles "bptt_row_tiles"(Py_ssize_t R, Py_ssize_t tile_rows)
     Py_ssize_t split "bptt_split"(Py_ssize_t size, Py_ssize_t i, Py_ssize_t n)
 
 cdef extern from "plan.h" nogil:
@@ -120,6 +121,7 @@ cdef struct Layer:
     Py_ssize_t x_row, z_row, dz_row, dx_row
     bint back                    # x, z and dx stand in memory from the last step on
     Py_ssize_t chunk_panel, state_panel  # reals from one panel to the next
+    Py_ssize_t apart            # rows of the packed state between those of two threads
     # The layout, see _parts.py
     const Py_ssize_t *offsets    # (T + 1), or NULL
     const Py_ssize_t *restarts   # (n_restarts, 3)

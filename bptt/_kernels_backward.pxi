@@ -130,6 +130,7 @@ cdef void backward_f64(void *layer, int tid, int n) noexcept nogil:
 cdef void backward_loop(Layer *l, const Kernels *k, int tid, int n) noexcept nogil:
     cdef Py_ssize_t B = l.B, I = l.I, H = l.H, P = k.panel, c, h
     cdef Py_ssize_t chunks = l.plan.chunks
+    cdef Share mine
     cdef void *da[2]
     da[0] = l.packed_da
     da[1] = at(l, da[0], panels_of(H, P) * l.chunk_panel)
@@ -156,9 +157,10 @@ cdef void backward_loop(Layer *l, const Kernels *k, int tid, int n) noexcept nog
         # Of rows that end before the others no error comes back.
         memset(l.packed_state, 0, 2 * panels_of(H, P) * l.state_panel * l.itemsize)
         if l.da_next != NULL:
-            k.pack(0, l.next_rows, H, l.da_next, H, 1,
-                   at(l, l.packed_state, (l.T + 1 & 1) * panels_of(H, P)
-                      * l.state_panel + (B - l.next_rows) * P), l.state_panel)
+            for c in range(n):
+                k.pack(split(l.next_rows, c, n), split(l.next_rows, c + 1, n), H,
+                       l.da_next, H, 1, at(l, packed_state(l, l.T + 1, c),
+                                           (B - l.next_rows) * P), l.state_panel)
     meet(l, tid, n)
 
     if l.plan.split == PIPELINE and n == 2:
@@ -190,18 +192,17 @@ cdef void backward_loop(Layer *l, const Kernels *k, int tid, int n) noexcept nog
             k.unpack(split(I, tid, n), split(I, tid + 1, n), H,
                      l.packed_dW, I * P, l.dW)
     # da[1] was left where the step of t = 1 puts it.
-    da[1] = at(l, l.packed_state, panels_of(H, P) * l.state_panel)
+    da[1] = packed_state(l, 1, tid)
+    mine = share_step(&l.plan, B, H, P, k.tile_rows, tid, n)
     if l.n_restarts and l.restarts[0] == 0:
         meet(l, tid, n)
-        if tid == 0:
-            cut_errors(l, k, first_event(l.restarts, l.n_restarts, 1) - 1, 0, da[1],
-                       0, share_step(&l.plan, B, H, P, k.tile_rows, 0, 1), 0, 1)
+        cut_errors(l, k, first_event(l.restarts, l.n_restarts, 1) - 1, 0, da[1], 0,
+                   mine, tid, n)
         meet(l, tid, n)
     if l.da_first != NULL:
         k.unpack(split(B, tid, n), split(B, tid + 1, n), H, da[1], l.state_panel,
                  l.da_first)
-    k.state_backward(&l.cell, share_gemm(B, H, P, k.tile_rows, tid, n),
-                     da[1], l.state_panel, l.dz0)
+    k.state_backward(&l.cell, mine, da[1], l.state_panel, l.dz0)
     if l.norms != NULL:
         meet(l, tid, n)
         if tid == 0:
@@ -233,8 +234,7 @@ cdef void backward_steps(
     cdef void *da_t
     cdef void *da_rows
     cdef void *states[2]
-    states[0] = l.packed_state
-    states[1] = at(l, states[0], panels_of(H, P) * l.state_panel)
+    states[0], states[1] = packed_state(l, 0, tid), packed_state(l, 1, tid)
     get_states(l, c, tid, n)
     cell.B = rows_of(l, t1 - 1)
     mine = share_step(&l.plan, cell.B, H, P, k.tile_rows, tid, n)
@@ -314,13 +314,26 @@ cdef void backward_products(
     cdef Py_ssize_t R = cells_before(l, t1) - cells_before(l, t0)
     cdef Py_ssize_t panels = panels_of(H, P), r = 0, many
     cdef Py_ssize_t units = k.outer_tiles(H) * panels
-    cdef Py_ssize_t p0 = split(panels, tid, n), p1 = split(panels, tid + 1, n)
+    cdef Py_ssize_t p0 = split(panels, tid, n), p1 = split(panels, tid + 1, n), t
+    cdef Share mine
     # Sums stay packed from chunk to chunk, unless one chunk is all there is.
     cdef bint direct = l.plan.chunks == 1, add = t1 < l.T or l.add
 
-    pack_states(l, k, c, split(R, tid, n), split(R, tid + 1, n))
-    if l.x != NULL:
-        pack_inputs(l, k, c, split(R, tid, n), split(R, tid + 1, n))
+    if own_products(l, n):
+        for t in range(t0, t1):
+            r = cells_before(l, t) - x0
+            mine = share_rows(l, k, t, I, tid, n)
+            pack_states(l, k, c, r + mine.r0, r + mine.r1)
+            if l.x != NULL:
+                pack_inputs(l, k, c, r + mine.r0, r + mine.r1)
+            if l.dx != NULL and l.place == NULL:
+                k.gemm(mine, I, H, at(l, da, r * P), panel, l.packed_W, NULL,
+                       row_after(l, l.dx, x0 + r, l.dx_row), l.dx_row)
+        r = 0
+    else:
+        pack_states(l, k, c, split(R, tid, n), split(R, tid + 1, n))
+        if l.x != NULL:
+            pack_inputs(l, k, c, split(R, tid, n), split(R, tid + 1, n))
     meet(l, tid, n)
     k.gemm_outer(split(units, tid, n), split(units, tid + 1, n), H, H, R,
                  l.packed_z, panel, da, panel, l.dV if direct else l.packed_dV,
@@ -338,14 +351,14 @@ cdef void backward_products(
             r += many
     if l.db != NULL:
         k.sum_rows(p0, p1, H, R, da, panel, l.db)
-    if l.dx != NULL and l.place == NULL:
+    if l.dx != NULL and l.place == NULL and not own_products(l, n):
         many, r = rows_together(l, R), 0
         while r < R:
             k.gemm(share_gemm(many, I, P, k.tile_rows, tid, n), I, H, at(l, da, r * P),
                    panel, l.packed_W, NULL, row_after(l, l.dx, x0 + r, l.dx_row),
                    -l.dx_row if l.back and l.B == 1 else l.dx_row)
             r += many
-    elif l.dx != NULL:
+    elif l.place != NULL and l.dx != NULL:
         k.gemm(share_gemm(R, I, P, k.tile_rows, tid, n), I, H, da, panel,
                l.packed_W, NULL, l.cells_dx, I)
     meet(l, tid, n)

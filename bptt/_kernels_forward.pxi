@@ -71,7 +71,7 @@ cdef void forward_loop(Layer *l, const Kernels *k, int tid, int n) noexcept nogi
     take_first(l, tid, n)
     if B > 1:
         k.pack(split(B, tid, n), split(B, tid + 1, n), H,
-               states_of(l, 0), l.cell.z_row, 1, l.packed_state, l.state_panel)
+               states_of(l, 0), l.cell.z_row, 1, packed_state(l, 0, tid), l.state_panel)
     meet(l, tid, n)
 
     if l.plan.split == PIPELINE and n == 2:
@@ -111,11 +111,23 @@ cdef void forward_products(
     cdef Py_ssize_t I = l.I, H = l.H, P = k.panel
     cdef Py_ssize_t t0 = start_of(l, c), t1 = start_of(l, c + 1)
     cdef Py_ssize_t panel = l.chunk_panel, z_row = l.cell.z_row
-    cdef Py_ssize_t R = cells_before(l, t1) - cells_before(l, t0)
+    cdef Py_ssize_t x0 = cells_before(l, t0), R = cells_before(l, t1) - x0, r, t
     cdef Share mine = share_gemm(R, H, P, k.tile_rows, tid, n)
     cdef void *a = state_after(l, states_of(l, c), t1 - 1 if l.back else t0)
 
-    if l.x != NULL:
+    if own_products(l, n):
+        for t in range(t0, t1):
+            r = cells_before(l, t) - x0
+            mine = share_rows(l, k, t, H, tid, n)
+            a = state_after(l, states_of(l, c), t)
+            if l.x != NULL:
+                pack_inputs(l, k, c, r + mine.r0, r + mine.r1)
+                k.gemm(mine, H, I, at(l, l.packed_x, r * P), panel, l.packed_W, l.b, a,
+                       z_row)
+            else:
+                k.gather(mine.r0, mine.r1, H, l.ids + (-x0 - r if l.back else x0 + r),
+                         l.W, l.W_i, l.W_h, l.b, a, z_row)
+    elif l.x != NULL:
         if l.back:
             # Nothing is summed over rows here, so they come as they stand.
             k.pack(split(R, tid, n), split(R, tid + 1, n), I,
@@ -144,8 +156,7 @@ cdef void forward_steps(
     cdef const void *before
     cdef void *z_t
     cdef void *states[2]
-    states[0] = l.packed_state
-    states[1] = at(l, states[0], panels_of(H, P) * l.state_panel)
+    states[0], states[1] = packed_state(l, 0, tid), packed_state(l, 1, tid)
     cell.B = rows_of(l, t0)
     mine = share_step(&l.plan, cell.B, H, P, k.tile_rows, tid, n)
     let_begin(l, &mine, tid, n)

@@ -20,6 +20,9 @@ cdef class _Workspace:
         return self.block
 
 
+cdef enum:
+    APART = 16                  # rows, some lines more than a core fetches ahead
+
 cdef list _idle = []             # workspaces kept for the next call
 
 
@@ -66,6 +69,20 @@ cdef size_t lay_out(Layer *l, bint backward, char *base) noexcept nogil:
     return used
 
 
+cdef void keep_apart(Layer *l) noexcept nogil:
+    """Set the panels of the packed state, an odd number of rows, and how far rows of
+    two threads lie apart: what a core fetches ahead the other one may be writing."""
+    # Ragged rows go from thread to thread.
+    l.apart = APART if l.plan.split == ROWS and l.offsets == NULL else 0
+    l.state_panel = (l.B + l.apart * (l.plan.threads - 1) | 1) * l.panel
+
+
+cdef inline void *packed_state(const Layer *l, Py_ssize_t t, int tid) noexcept nogil:
+    """Return where the packed state of step t is, for the rows of this thread."""
+    return at(l, l.packed_state, (t & 1) * panels_of(l.H, l.panel) * l.state_panel
+              + tid * l.apart * l.panel)
+
+
 cdef void *part(Layer *l, char *base, size_t *used, size_t count) noexcept nogil:
     cdef size_t start = used[0]
     # Whole cache lines, and one to spare: no part ends where the next begins.
@@ -91,7 +108,7 @@ cdef int run(Layer *l, activation, Body body, bint backward) except -1:
     l.dead_stride = l.H + 64     # no two threads write to one cache line
     # Odd numbers of rows, for panels a power of two apart would meet in the caches.
     l.chunk_panel = (min(l.plan.steps, l.T) * l.B | 1) * l.panel
-    l.state_panel = (l.B | 1) * l.panel
+    keep_apart(l)
     l.main_thread = threading.current_thread() is threading.main_thread()
     l.watched = seconds()
 

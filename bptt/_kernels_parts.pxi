@@ -1,6 +1,11 @@
 # Rows that end early or start anew, and the error on its way back: see `_parts.py`.
 
 
+# Rows of a step for each thread from which its products are made by itself.
+cdef enum:
+    OWN_ROWS = 8
+
+
 cdef inline Py_ssize_t cells_before(const Layer *l, Py_ssize_t step) noexcept nogil:
     """Return how many cells, entries of x, lie before a step counted from 0."""
     return step * l.B if l.offsets == NULL else l.offsets[step]
@@ -52,6 +57,25 @@ cdef int point_at_layout(Layer *l, layout, const real[:, :, :] z) except -1:
     if place is not None and place.shape[0] > 0:
         l.place = &place[0]
     return 0
+
+
+cdef inline bint own_products(const Layer *l, int n) noexcept nogil:
+    """Whether each thread makes what its rows of a step need and what comes of them by
+    itself, step by step, for the other ones have it not in their caches. A tile of few
+    rows waits for the weights."""
+    return l.plan.split == ROWS and n > 1 and l.B >= OWN_ROWS * n
+
+
+cdef inline Share share_rows(
+    const Layer *l, const Kernels *k, Py_ssize_t step, Py_ssize_t N, int tid, int n
+) noexcept nogil:
+    """Return this thread's rows of a step, and all their tiles in N columns."""
+    cdef Py_ssize_t rows = rows_of(l, step)
+    cdef Share share
+    memset(&share, 0, sizeof(share))
+    share.r0, share.r1 = split(rows, tid, n), split(rows, tid + 1, n)
+    share.u1 = row_tiles(share.r1 - share.r0, k.tile_rows) * panels_of(N, k.panel)
+    return share
 
 
 cdef inline bint is_mine(

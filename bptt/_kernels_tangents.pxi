@@ -84,7 +84,7 @@ cdef int run_tangent(Tangent *t, activation, Body body) except -1:
         l.T, l.B, max(1, l.I), l.H, l.itemsize, P, tile_rows,
         _threads.get_num_threads())
     l.chunk_panel = (l.plan.steps * l.B | 1) * P
-    l.state_panel = (l.B | 1) * P
+    keep_apart(l)
     l.main_thread = threading.current_thread() is threading.main_thread()
     l.watched = seconds()
 
@@ -136,7 +136,7 @@ cdef void jvp_loop(Tangent *t, const Kernels *k, int tid, int n) noexcept nogil:
     k.pack(split(H, tid, n), split(H, tid + 1, n), H,
            l.V, l.V_i, l.V_h, l.packed_V, H * P)
     k.pack(split(B, tid, n), split(B, tid + 1, n), H,
-           t.dz, H, 1, l.packed_state, l.state_panel)
+           t.dz, H, 1, packed_state(l, 0, tid), l.state_panel)
     if t.dx != NULL:
         k.pack(split(t.inputs, tid, n), split(t.inputs, tid + 1, n), H,
                l.W, l.W_i, l.W_h, at(l, l.packed_W, row * P), l.I * P)
@@ -213,8 +213,7 @@ cdef void jvp_steps(
     cdef Share mine = share_step(&l.plan, B, H, P, k.tile_rows, tid, n)
     cdef bint driven = l.I > 0 or t.db != NULL
     cdef void *states[2]
-    states[0] = l.packed_state
-    states[1] = at(l, states[0], panels_of(H, P) * l.state_panel)
+    states[0], states[1] = packed_state(l, 0, tid), packed_state(l, 1, tid)
 
     for s in range(t0 + 1, t1 + 1):
         k.step_backward(&l.cell, mine, states[(s - 1) & 1], l.state_panel,
