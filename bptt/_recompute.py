@@ -17,10 +17,13 @@ Mathematical Software 26 (2000) 19-45.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from math import comb
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from bptt._validation import as_size
+
+S = TypeVar("S")
 
 # Bytes of a leaf's states that the caches hold, where the budget leaves the choice.
 LEAF_BYTES = 1 << 20
@@ -91,6 +94,37 @@ def split(n: int, s: int) -> int:
     # Both parts, with s and s - 1 slots, stay where one more leaf costs r more runs.
     r = _repetitions(n, s)
     return max(1, min(comb(s + r - 1, s), n - comb(s + r - 2, s - 1)))
+
+
+def walk_up(
+    kept: list[tuple[int, S]], slots: int, end: int, run_leaf: Callable[[int, S], S]
+) -> None:
+    """Run from the last state that is kept up to the end of leaf end - 1, and keep more
+    states on the way where there is room.
+
+    Parameters
+    ----------
+    kept : list of (int, S)
+        The leaves whose first state is kept, and that state.
+    slots : int
+        How many states may be kept.
+    end : int
+    run_leaf : callable
+        ``run_leaf(leaf, state)`` runs from the state before a leaf, and returns the one
+        before the next.
+    """
+    leaf, state = kept[-1]
+    keep_at = leaf
+    while leaf < end:
+        if leaf == keep_at:
+            if leaf != kept[-1][0]:
+                kept.append((leaf, state))
+            free = slots - len(kept)
+            keep_at = end
+            if free and end - leaf > 1:
+                keep_at = leaf + split(end - leaf, free + 1)
+        state = run_leaf(leaf, state)
+        leaf += 1
 
 
 def _repetitions(n: int, s: int) -> int:

@@ -22,6 +22,7 @@ LEVELS = [
     {"_kernels", "_reference"},
     {"_backend"},
     {"_forms"},
+    {"_leaves"},
     {"clipping", "_inputs", "_runs", "_sources"},
     {"recurrence", "streaming"},
     {"flow", "initializers", "losses", "schedules"},
