@@ -152,6 +152,7 @@ def _walk_up(run: Run, leaves: Leaves, end: int, first_time: bool = False) -> No
             take_ends(run.z_end, states.reshape(-1, states.shape[-1]), layout)
         return leaves.last(leaf + 1, states)
 
+    run.held[0] = -1  # a signal may come on the way
     _recompute.walk_up(run.kept, run.schedule.slots, end, run_leaf)
     run.held[0] = end - 1
 
