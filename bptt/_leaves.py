@@ -53,6 +53,18 @@ class Leaves:
         cells = int(self.offsets[t1] - self.offsets[t0])
         return flat[: self.rows(t0) + cells].reshape(-1, 1, H)
 
+    def begin(self, i: int, flat: Array, state: Array) -> Array:
+        """Return the place of leaf i's states in a buffer, behind the state before."""
+        states = self.states(i, flat)
+        states.reshape(-1, states.shape[-1])[: len(state)] = state
+        return states
+
+    def take_ends(self, i: int, states: Array, z_end: Array) -> None:
+        """Copy the last states of the sequences that end within leaf i."""
+        if self.offsets is not None or i + 1 == self.count:
+            flat = states.reshape(-1, states.shape[-1])
+            take_ends(z_end, flat, self.layout(i))
+
     def room(self) -> int:
         """Return the rows of a buffer for the states of any leaf."""
         if self.offsets is None:

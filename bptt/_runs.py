@@ -59,8 +59,7 @@ class Run(Tape):
     @property
     def cells(self) -> tuple[int, int]:
         """The shape of an array of one entry per cell: (T, B), or (N, 1)."""
-        form = self.form
-        return (form.cells, 1) if isinstance(form, Ragged) else (form.T, form.B)
+        return self.form.shape
 
     @property
     def z_last(self) -> Array:
@@ -89,11 +88,7 @@ def forward(
     checkpoint: int | None,
 ) -> tuple[Any, Run]:
     """Run forward over x in cells, from z0 (S, H); return the states, and the tape."""
-    apart = reset_state is not None
-    layout = form.layout(flags, 0 if apart else 1, apart=apart)
-    if layout is not None:
-        starts = z0 if reset_state is None else np.concatenate([z0, reset_state])
-        layout = layout._replace(starts=starts)
+    layout = layout_of(form, flags, z0, reset_state)
     T, B, (I, H) = form.T, form.B, W.shape
     z_end = z0.copy()
     arguments = (x, W, V, b)
@@ -127,9 +122,8 @@ def forward(
         return form.shaped(rows) if keeps else run.z_last, run
 
     chunk = _backend.kernels.chunk_steps(T, B, I, H, W.itemsize)
-    schedule = _recompute.plan(
-        T, B, I, H, W.itemsize, chunk, memory=memory, checkpoint=checkpoint
-    )
+    sizes = _recompute.Sizes(T, B, I, H, W.itemsize, chunk)
+    schedule = _recompute.plan(sizes, memory=memory, checkpoint=checkpoint)
     leaves = Leaves(form, layout, schedule.steps)
     buffer = np.empty((leaves.room(), H), W.dtype)
     kept = [(0, z0[form.first])]
@@ -137,32 +131,28 @@ def forward(
         *arguments, buffer, activation, form.batched, form, layout, z0, z_end,
         schedule, kept, [-1],
     )  # fmt: skip
-    _walk_up(run, leaves, leaves.count, first_time=True)
+    _recompute.reach(
+        leaves.count - 1, schedule.slots, kept, run.held, _into_z(run, leaves)
+    )
     return run.z_last, run
 
 
-def _walk_up(run: Run, leaves: Leaves, end: int, first_time: bool = False) -> None:
-    """Run up to a leaf's end, whose states z then holds, and keep states on the way."""
-    assert run.schedule is not None
+def _into_z(run: Run, leaves: Leaves) -> Callable[[int, Array], Array]:
+    """Return what runs a leaf, leaves its states in z, and returns the last of them."""
 
     def run_leaf(leaf: int, state: Array) -> Array:
         states = _run_leaf(run, leaves, leaf, state, run.z)
-        layout = leaves.layout(leaf)
-        if first_time and (layout is not None or leaf + 1 == leaves.count):
-            take_ends(run.z_end, states.reshape(-1, states.shape[-1]), layout)
+        leaves.take_ends(leaf, states, run.z_end)
         return leaves.last(leaf + 1, states)
 
-    run.held[0] = -1  # a signal may come on the way
-    _recompute.walk_up(run.kept, run.schedule.slots, end, run_leaf)
-    run.held[0] = end - 1
+    return run_leaf
 
 
 def _run_leaf(
     run: Run, leaves: Leaves, leaf: int, state: Array, buffer: Array
 ) -> Array:
     """Run a leaf from the state before it; return its states, in the buffer."""
-    states = leaves.states(leaf, buffer)
-    states.reshape(-1, states.shape[-1])[: len(state)] = state
+    states = leaves.begin(leaf, buffer, state)
     _backend.kernels.forward(
         leaves.part(leaf, run.x), run.W, run.V, run.b, states, run.activation,
         leaves.layout(leaf),
@@ -213,11 +203,26 @@ def walk_forward(
 
 def walk_back(run: Run, leaves: Leaves) -> Iterator[tuple[int, Array]]:
     """Yield each leaf from the last to the first, and its states."""
-    kept = list(run.kept)
-    for i in range(leaves.count - 1, -1, -1):
-        yield i, run.z if run.schedule is None else _states_of(run, leaves, i)
-    if run.schedule is not None and run.schedule.slots == run.schedule.leaves:
-        run.kept[:] = kept  # for another walk
+    if run.schedule is None:
+        for i in range(leaves.count):  # one, or none
+            yield i, run.z
+        return
+    run_leaf = _into_z(run, leaves)
+    slots = run.schedule.slots
+    for i in _recompute.reach_back(leaves.count, slots, run.kept, run.held, run_leaf):
+        yield i, leaves.states(i, run.z)
+
+
+def layout_of(
+    form: Form, flags: Array | None, z0: Array, reset_state: Array | None
+) -> Layout | None:
+    """Return the layout of a layer, with the states that its sequences start from."""
+    apart = reset_state is not None
+    layout = form.layout(flags, 0 if apart else 1, apart=apart)
+    if layout is None:
+        return None
+    starts = z0 if reset_state is None else np.concatenate([z0, reset_state])
+    return layout._replace(starts=starts)
 
 
 class Sums:
@@ -325,15 +330,6 @@ def backward(
             )  # fmt: skip
     grads = sums.gradients(None if dx is None else form.shaped(dx))
     return grads, as_recorded(flow, form)
-
-
-def _states_of(run: Run, leaves: Leaves, i: int) -> Array:
-    """Return the states of a leaf, run forward again where z does not hold them."""
-    if run.held[0] != i:
-        while run.kept[-1][0] > i:
-            run.kept.pop()
-        _walk_up(run, leaves, i + 1)
-    return leaves.states(i, run.z)
 
 
 def leaf_of(
