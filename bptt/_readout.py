@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bptt import losses
-from bptt._stack import StackGradients, StackTape
+from bptt._stack_tape import StackGradients, StackTape
 from bptt._validation import as_array, check_shape
 
 Array = NDArray[Any]

@@ -28,8 +28,9 @@ from bptt._readout import (
     targets_of,
     with_readout,
 )
-from bptt._stack import StackGradients, StackTape, States, batch_shape
+from bptt._stack import States, batch_shape
 from bptt._stack_inputs import as_stack
+from bptt._stack_tape import StackGradients, StackTape
 from bptt._validation import as_size, check_choice
 from bptt._window import Window
 from bptt.activations import Activation
