@@ -181,12 +181,15 @@ class Stack:
     def backward(
         self,
         tape: StackTape,
-        dz: Array | None,
+        dz: Any,
         dz_last: Array | None = None,
         *,
         need_x_grad: bool = True,
     ) -> StackGradients:
-        """Run all layers backwards, from dz on the last one and dz_last on each."""
+        """Run all layers backwards, from dz on the last one and dz_last on each.
+
+        In one direction dz may be a function, as in `bptt.backward`.
+        """
         return self.flows_back(tape, dz, dz_last, need_x_grad=need_x_grad)[0]
 
     def flows_back(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from numpy.typing import DTypeLike, NDArray
 
 from bptt import initializers
+from bptt._forms import is_list
 from bptt._inputs import as_budget
 from bptt._recompute import BudgetError
 from bptt._stack import Stack
@@ -65,9 +67,49 @@ def as_budgets(
     return {"memory": max(1, size // stack.directions)}
 
 
-def of_both(error: BudgetError, directions: int) -> BudgetError:
-    """Return what the directions need together; the budget of one is too small."""
-    return BudgetError(error.least * directions, error.memory * directions)
+def as_network_budgets(
+    stack: Stack,
+    memory: int | str | None,
+    checkpoint: int | None,
+    x: Any,
+    lengths: Any,
+    *,
+    every: bool,
+    omega: bool,
+) -> dict[str, int]:
+    """Return what `as_budgets` does, for a network that can read within it."""
+    budget = as_budgets(stack, memory, checkpoint)
+    if not budget:
+        return budget
+    name, came = "memory", memory
+    if memory is None:
+        name, came = "checkpoint", checkpoint
+    if omega:
+        raise ValueError(
+            f"{name} must be None with omega, which needs all states, got {came!r}"
+        )
+    if every and stack.directions > 1:
+        raise ValueError(
+            f"{name} must be None for a bidirectional network with readout 'every', "
+            f"which needs both states of a step at a time, got {came!r}"
+        )
+    if every and (is_list(x) or lengths is not None):
+        raise ValueError(
+            f"x must be an array without lengths with {name} and readout 'every', "
+            f"got {'a list' if is_list(x) else 'lengths'}"
+        )
+    return budget
+
+
+def forward_within(
+    stack: Stack, budget: Mapping[str, int], *arguments: Any, **options: Any
+) -> tuple[Array, StackTape]:
+    """Run `stack.forward`; of a budget that is too small say what all of it must be."""
+    try:
+        return stack.forward(*arguments, **options, budget=budget)
+    except BudgetError as error:
+        D = stack.directions
+        raise BudgetError(error.least * D, error.memory * D) from None
 
 
 def as_dz(stack: Stack, dz: Any, tape: StackTape, batch_first: bool) -> Array:

@@ -11,8 +11,13 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from bptt import _parameters, _torch_names, initializers
 from bptt._forms import is_list
 from bptt._parameters import Init
-from bptt._recompute import BudgetError
-from bptt._stack_inputs import as_budgets, as_dz, as_function, as_stack, of_both
+from bptt._stack_inputs import (
+    as_budgets,
+    as_dz,
+    as_function,
+    as_stack,
+    forward_within,
+)
 from bptt._stack_tape import StackGradients, StackTape
 from bptt._validation import as_array, as_real, check_shape
 from bptt.activations import Activation
@@ -218,20 +223,18 @@ class RNN:
             reset_state = as_real("reset_state", reset_state, self.stack.dtype)
             check_shape("reset_state", reset_state, "(L, H)", shape)
         generator = initializers.as_generator(seed) if training else None
-        try:
-            z, tape = self.stack.forward(
-                self.params,
-                x,
-                states,
-                lengths=lengths,
-                offsets=offsets,
-                resets=resets,
-                reset_state=reset_state,
-                generator=generator,
-                budget=budget,
-            )
-        except BudgetError as error:
-            raise of_both(error, self.stack.directions) from None
+        z, tape = forward_within(
+            self.stack,
+            budget,
+            self.params,
+            x,
+            states,
+            lengths=lengths,
+            offsets=offsets,
+            resets=resets,
+            reset_state=reset_state,
+            generator=generator,
+        )
         if budget:
             return z, tape
         return self._swapped(z) if batched else tape.order.split(z), tape
