@@ -140,8 +140,8 @@ class Order:
         """Where sequences start anew, in their own order of time."""
         return self._resets
 
-    def options(self, direction: int, cell: int) -> dict[str, Any]:
-        """Return what `bptt.forward` has to be told."""
+    def options(self, direction: int, cell: int | None = None) -> dict[str, Any]:
+        """Return what `bptt.forward` has to be told, with the reset_state of a cell."""
         options: dict[str, Any] = {}
         if self._lengths is not None:
             options["lengths"] = self._lengths
@@ -150,7 +150,7 @@ class Order:
         if self._resets is not None:
             turned = self.reversal.resets if direction else np.asarray
             options["resets"] = turned(self._resets)
-        if self.reset_states is not None:
+        if self.reset_states is not None and cell is not None:
             options["reset_state"] = self.reset_states[cell]
         return options
 

@@ -36,7 +36,7 @@ class Rectangle:
 
     def __init__(self, T: int, B: int, batched: bool) -> None:
         self.T, self.B, self.S, self.batched = T, B, B, batched
-        self.cells = T * B
+        self.cells, self.shape = T * B, (T, B)
         self.rows = (B,) if batched else ()
 
     def gather(
@@ -117,6 +117,7 @@ class Ragged:
     def __init__(self, name: str, lengths: Array, steps: int = 0) -> None:
         self.name, self.lengths, self.steps = name, lengths, steps
         self.S, self.cells = len(lengths), int(lengths.sum())
+        self.shape = (self.cells, 1)
         slot, start, ends = _slots(lengths)
         self.T, self.B = int(ends.max(initial=0)), len(ends)
         rank = np.zeros(max(1, self.B), np.intp)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bptt._runs import Run
-from bptt._stack import StackGradients, StackTape
+from bptt._stack_tape import StackGradients, StackTape
 from bptt.flow.regulariser import OmegaTerm, omega
 
 Array = NDArray[Any]

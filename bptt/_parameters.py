@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,34 @@ Shapes = Mapping[str, tuple[str, tuple[int, ...]]]
 def letter(name: str) -> str:
     """Return the letter of a parameter: ``W`` of ``W_l1_reverse``."""
     return name.partition("_")[0]
+
+
+@functools.lru_cache(64)
+def names_of_cells(num_layers: int, directions: int) -> list[list[str]]:
+    """Return the names of W, V and b of each cell, layer by layer."""
+    names = []
+    for cell in range(num_layers * directions):
+        layer, direction = divmod(cell, directions)
+        end = (f"_l{layer}" if layer else "") + ("_reverse" if direction else "")
+        names.append([letter + end for letter in "WVb"])
+    return names
+
+
+@functools.lru_cache(64)
+def shapes_of_cells(
+    input_size: int, hidden_size: int, num_layers: int, directions: int, bias: bool
+) -> Shapes:
+    """Return the shape of each parameter of layers by its name."""
+    H = hidden_size
+    shapes: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for cell, (W, V, b) in enumerate(names_of_cells(num_layers, directions)):
+        first = cell < directions
+        inputs = "I" if first else "H" if directions == 1 else "2 H"
+        shapes[W] = f"({inputs}, H)", (input_size if first else directions * H, H)
+        shapes[V] = "(H, H)", (H, H)
+        if bias:
+            shapes[b] = "(H,)", (H,)
+    return shapes
 
 
 def chosen(init: Init, shapes: Shapes) -> Mapping[str, str | Initializer]:

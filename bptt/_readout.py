@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -9,13 +10,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bptt import losses
-from bptt._stack import StackGradients, StackTape
+from bptt._omega import with_omega
+from bptt._parameters import Shapes
+from bptt._stack import Stack
+from bptt._stack_tape import StackGradients, StackTape
 from bptt._validation import as_array, check_shape
+from bptt.flow.regulariser import OmegaTerm
 
 Array = NDArray[Any]
 
 # Of a single layer. The names of those of several are in `RNN.params`.
 PARAMETERS = ("W", "V", "b", "U", "c")
+
+# Entries of z and f that are read at a time where not all are: the caches hold them.
+BLOCK = 1 << 16
 
 
 class NetworkGradients(NamedTuple):
@@ -45,6 +53,13 @@ class NetworkGradients(NamedTuple):
     def params(self) -> dict[str, Array]:
         """The gradients of the parameters alone, by name, for an optimizer."""
         return {name: getattr(self, name) for name in PARAMETERS}
+
+
+def shapes_of(stack: Stack, output_size: int) -> Shapes:
+    """Return the shapes of U and c."""
+    letters = "(H, O)" if stack.directions == 1 else "(2 H, O)"
+    U, c = (letters, (stack.width, output_size)), ("(O,)", (output_size,))
+    return {"U": U, "c": c}
 
 
 @np.errstate(over="ignore", invalid="ignore")  # as in the layer
@@ -111,6 +126,83 @@ def last_of(tape: StackTape, directions: int, drows: Array) -> Array:
     dz_last = np.zeros_like(tape.z_last)
     dz_last[-directions:] = np.split(drows, directions, axis=-1)
     return dz_last
+
+
+class LeafLoss:
+    """The readout and the loss on it of one leaf after another, as `dz(start, z)`.
+
+    Where the layers do not keep all states there is no readout of all steps either, and
+    none of a whole leaf: it goes block by block. The loss is a mean over all rows, and
+    each block has its share of it.
+
+    Attributes
+    ----------
+    value : float
+        The loss on the leaves so far.
+    dU, dc : ndarray
+        Its gradients.
+    """
+
+    def __init__(
+        self, params: Mapping[str, Array], loss: str, tape: StackTape, target: Any
+    ) -> None:
+        self.params, self.loss, self.target = params, loss, as_array("target", target)
+        shape = tape.shape[:-1]
+        letters = "(T, B, ..)" if len(shape) == 2 else "(T, ..)"
+        check_shape("target", self.target, letters, shape, axes=len(shape))
+        self.rows = math.prod(shape)
+        self.value = 0.0
+        self.dU, self.dc = np.zeros_like(params["U"]), np.zeros_like(params["c"])
+
+    def __call__(self, start: int, z: Array) -> Array:
+        """Return dz of the steps start + 1 to start + len(z)."""
+        dz = np.empty_like(z)
+        row = math.prod(z.shape[1:-1]) * sum(self.params["U"].shape)
+        steps = max(1, BLOCK // max(1, row))
+        for t in range(0, len(z), steps):
+            dz[t : t + steps] = self._block(start + t, z[t : t + steps])
+        return dz
+
+    def _block(self, start: int, z: Array) -> Array:
+        target = self.target[start : start + len(z)]
+        value, dU, dc, dz = read_back(self.params, z, self.loss, target)
+        share = math.prod(z.shape[:-1]) / max(1, self.rows)
+        self.value += share * value
+        self.dU += share * dU
+        self.dc += share * dc
+        dz *= share
+        return dz
+
+
+def learn(
+    stack: Stack,
+    params: Mapping[str, Array],
+    z: Array,
+    tape: StackTape,
+    target: Any,
+    *,
+    loss: str,
+    readout: str,
+    by_leaf: bool,
+    need_x_grad: bool,
+    term: OmegaTerm | None,
+) -> tuple[float, NetworkGradients | StackGradients]:
+    """Return the loss on the states of layers, and all gradients."""
+    if by_leaf:
+        leaves = LeafLoss(params, loss, tape, target)
+        grads = stack.backward(tape, leaves, need_x_grad=need_x_grad)
+        return leaves.value, with_readout(grads, leaves.dU, leaves.dc)
+    rows = rows_of(z, tape, readout, stack.directions)
+    target = targets_of(tape, readout, target)
+    value, dU, dc, drows = read_back(params, rows, loss, target)
+    if readout == "last":
+        dz, dz_last = None, last_of(tape, stack.directions, drows)
+    else:
+        dz, dz_last = spread(tape, drows), None
+    grads = stack.backward(tape, dz, dz_last, need_x_grad=need_x_grad)
+    if term is not None:
+        grads = with_omega(grads, tape, dz, dz_last, term)
+    return value, with_readout(grads, dU, dc)
 
 
 def with_readout(

@@ -17,10 +17,13 @@ Mathematical Software 26 (2000) 19-45.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
 from math import comb
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from bptt._validation import as_size
+
+S = TypeVar("S")
 
 # Bytes of a leaf's states that the caches hold, where the budget leaves the choice.
 LEAF_BYTES = 1 << 20
@@ -93,6 +96,64 @@ def split(n: int, s: int) -> int:
     return max(1, min(comb(s + r - 1, s), n - comb(s + r - 2, s - 1)))
 
 
+def reach(
+    leaf: int,
+    slots: int,
+    kept: list[tuple[int, S]],
+    held: list[int],
+    run_leaf: Callable[[int, S], S],
+) -> None:
+    """See to it that the states of a leaf are in the buffer.
+
+    Parameters
+    ----------
+    leaf : int
+    slots : int
+        How many states may be kept.
+    kept : list of (int, S)
+        The leaves whose first state is kept, and that state; changed.
+    held : list of one int
+        The leaf whose states are in the buffer; changed.
+    run_leaf : callable
+        ``run_leaf(leaf, state)`` runs into the buffer from the state before a leaf, and
+        returns the one before the next.
+    """
+    if held[0] == leaf:
+        return
+    held[0] = -1  # a signal may come on the way
+    while kept[-1][0] > leaf:
+        kept.pop()
+    at, state = kept[-1]
+    keep_at, end = at, leaf + 1
+    while at < end:
+        if at == keep_at:
+            if at != kept[-1][0]:
+                kept.append((at, state))
+            free = slots - len(kept)
+            keep_at = end
+            if free and end - at > 1:
+                keep_at = at + split(end - at, free + 1)
+        state = run_leaf(at, state)
+        at += 1
+    held[0] = leaf
+
+
+def reach_back(
+    leaves: int,
+    slots: int,
+    kept: list[tuple[int, S]],
+    held: list[int],
+    run_leaf: Callable[[int, S], S],
+) -> Iterator[int]:
+    """Yield each leaf from the last to the first, with its states in the buffer."""
+    before = list(kept)
+    for leaf in range(leaves - 1, -1, -1):
+        reach(leaf, slots, kept, held, run_leaf)
+        yield leaf
+    if slots == leaves:
+        kept[:] = before  # for another walk
+
+
 def _repetitions(n: int, s: int) -> int:
     r = 0
     while comb(s + r, s) < n:
@@ -112,24 +173,72 @@ def as_bytes(name: str, value: Any) -> int:
     return as_size(name, value)
 
 
+class Sizes(NamedTuple):
+    """Of a run, and what it needs for each part of it.
+
+    Attributes
+    ----------
+    T, B, I, H, itemsize : int
+    chunk : int
+        `chunk_steps` of the run: a leaf is a multiple of it.
+    layers : int
+        How many are run leaf by leaf together.
+    between : int
+        Entries per cell of a leaf that are there beside the states.
+    beside : int
+        Bytes that are kept whatever the schedule.
+    """
+
+    T: int
+    B: int
+    I: int
+    H: int
+    itemsize: int
+    chunk: int
+    layers: int = 1
+    between: int = 0
+    beside: int = 0
+
+    @property
+    def border(self) -> int:
+        """The bytes of what is kept at a border: a state of each layer."""
+        return self.layers * self.B * self.H * self.itemsize
+
+    def leaf_bytes(self, m: int) -> int:
+        """Return the bytes of a leaf of m chunks: its states and what is beside."""
+        cells = m * self.chunk * self.B
+        return cells * (self.layers * self.H + self.between) * self.itemsize
+
+    def fixed_bytes(self, m: int) -> int:
+        """Return the bytes of all but what is kept at borders; leaves of m chunks."""
+        B, I, H = self.B, self.I, self.H
+
+        def panels(n: int) -> int:
+            return -(-n // 32) * 32
+
+        weights = 3 * (I + H) * panels(H)
+        work = weights + (self.chunk * B + 1) * (panels(I) + 4 * panels(H))
+        around = 3 * self.border + self.beside
+        return self.leaf_bytes(m) + around + work * self.itemsize
+
+    def schedule(self, m: int, slots: int) -> Schedule:
+        """Return the schedule of leaves of m chunks, with so many slots."""
+        steps = m * self.chunk
+        leaves = -(-self.T // steps)
+        peak = self.fixed_bytes(m) + slots * self.border
+        # The first pass runs over all leaves as well, and the last one's states are
+        # there.
+        return Schedule(steps, leaves, slots, peak, advances(leaves, slots) * steps)
+
+
 def plan(
-    T: int,
-    B: int,
-    I: int,
-    H: int,
-    itemsize: int,
-    chunk: int,
-    *,
-    memory: int | None = None,
-    checkpoint: int | None = None,
+    sizes: Sizes, *, memory: int | None = None, checkpoint: int | None = None
 ) -> Schedule:
     """Return the schedule of the fewest extra steps within a budget.
 
     Parameters
     ----------
-    T, B, I, H, itemsize : int
-    chunk : int
-        `chunk_steps` of the run: a leaf is a multiple of it.
+    sizes : Sizes
     memory : int, optional
         Bytes there are.
     checkpoint : int, optional
@@ -141,28 +250,25 @@ def plan(
     BudgetError
         The budget is below what the shortest leaf and one state take.
     """
-    chunks = -(-T // chunk)
+    chunks = -(-sizes.T // sizes.chunk)
     if memory is None:
         assert checkpoint is not None
-        m = min(chunks, -(-checkpoint // chunk))
-        leaves = -(-chunks // m)
-        return _schedule(T, B, I, H, itemsize, chunk, m, leaves)
+        m = min(chunks, -(-checkpoint // sizes.chunk))
+        return sizes.schedule(m, -(-chunks // m))
 
-    state = B * H * itemsize
     found = []
     for m in _candidates(chunks):
-        slots = (memory - _fixed_bytes(B, I, H, itemsize, chunk, m)) // state
+        slots = (memory - sizes.fixed_bytes(m)) // sizes.border
         if slots >= 1:
-            slots = min(slots, -(-chunks // m))
-            found.append(_schedule(T, B, I, H, itemsize, chunk, m, slots))
+            found.append((m, sizes.schedule(m, min(slots, -(-chunks // m)))))
     if not found:
-        least = _fixed_bytes(B, I, H, itemsize, chunk, 1) + state
-        raise BudgetError(least, memory)
-    once = [s for s in found if s.slots == s.leaves]
+        raise BudgetError(sizes.fixed_bytes(1) + sizes.border, memory)
+    once = [(m, s) for m, s in found if s.slots == s.leaves]
     if once:
         # One extra pass whatever the leaf: the longest, then, that the caches hold.
-        return [s for s in once if s.steps * state <= LEAF_BYTES or s is once[0]][-1]
-    return min(found, key=lambda s: s.extra_steps)
+        cached = [s for m, s in once if sizes.leaf_bytes(m) <= LEAF_BYTES]
+        return cached[-1] if cached else once[0][1]
+    return min((s for _, s in found), key=lambda s: s.extra_steps)
 
 
 def _candidates(chunks: int) -> list[int]:
@@ -171,25 +277,3 @@ def _candidates(chunks: int) -> list[int]:
     while lengths[-1] < chunks:
         lengths.append(min(chunks, lengths[-1] + max(1, lengths[-1] // 8)))
     return lengths
-
-
-def _fixed_bytes(B: int, I: int, H: int, itemsize: int, chunk: int, m: int) -> int:
-    """Return the bytes of a leaf's states, and of the workspace of the kernels."""
-    state = B * H * itemsize
-
-    def panels(n: int) -> int:
-        return -(-n // 32) * 32
-
-    weights = 3 * (I + H) * panels(H)
-    work = weights + (chunk * B + 1) * (panels(I) + 4 * panels(H))
-    return (m * chunk + 1) * state + 2 * state + work * itemsize
-
-
-def _schedule(
-    T: int, B: int, I: int, H: int, itemsize: int, chunk: int, m: int, slots: int
-) -> Schedule:
-    leaves = -(-T // (m * chunk))
-    peak = _fixed_bytes(B, I, H, itemsize, chunk, m) + slots * B * H * itemsize
-    # The first pass runs over all leaves as well, and the last one's states are there.
-    extra = advances(leaves, slots) * m * chunk
-    return Schedule(m * chunk, leaves, slots, peak, extra)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from bptt import _backend, _recompute
 from bptt._forms import Form, Ragged, Rectangle
+from bptt._leaves import Leaves, take_ends
 from bptt._parts import Flow, Layout, Segment
 from bptt._recompute import Schedule
 from bptt._tape import ErrorFlow, Gradients, Tape
@@ -58,8 +59,7 @@ class Run(Tape):
     @property
     def cells(self) -> tuple[int, int]:
         """The shape of an array of one entry per cell: (T, B), or (N, 1)."""
-        form = self.form
-        return (form.cells, 1) if isinstance(form, Ragged) else (form.T, form.B)
+        return self.form.shape
 
     @property
     def z_last(self) -> Array:
@@ -72,65 +72,6 @@ class Run(Tape):
         kind = {"array": "T", "padded": "N", "list": "N", "values": "N"}
         text = f"{kind[self.form.name]}={T}, B={self.form.S}, I={I}, H={H}"
         return f"Tape({text}, {self.W.dtype}, {self.activation.name})"
-
-
-class Leaves:
-    """The steps of a run in leaves, and which part of each array belongs to one."""
-
-    def __init__(self, form: Form, layout: Layout | None, steps: int) -> None:
-        self.T, self.B, self.steps = form.T, form.B, steps
-        self.offsets = form.offsets if isinstance(form, Ragged) else None
-        self.whole = layout
-        self.placed = layout is not None and layout.place is not None
-        self.count = -(-self.T // steps)
-
-    def bounds(self, i: int) -> tuple[int, int]:
-        return i * self.steps, min(self.T, (i + 1) * self.steps)
-
-    def rows(self, step: int) -> int:
-        if self.offsets is None:
-            return self.B
-        return int(self.offsets[step + 1] - self.offsets[step])
-
-    def part(self, i: int, array: Any) -> Any:
-        """Return leaf i of an array of one entry per step, or per cell; all of an array
-        of which the layout has the places.
-        """
-        if array is None or isinstance(array, list):
-            return array
-        if self.placed and array.ndim == 3:
-            return array
-        t0, t1 = self.bounds(i)
-        if self.offsets is not None:
-            t0, t1 = self.offsets[t0], self.offsets[t1]
-        return array[t0:t1]
-
-    def states(self, i: int, flat: Array) -> Array:
-        """Return the place of leaf i's states, with the one before, in a buffer."""
-        t0, t1 = self.bounds(i)
-        H = flat.shape[-1]
-        if self.offsets is None:
-            return flat[: (t1 - t0 + 1) * self.B].reshape(-1, self.B, H)
-        cells = int(self.offsets[t1] - self.offsets[t0])
-        return flat[: self.rows(t0) + cells].reshape(-1, 1, H)
-
-    def room(self) -> int:
-        """Return the rows of a buffer for the states of any leaf."""
-        if self.offsets is None:
-            return (min(self.steps, self.T) + 1) * self.B
-        starts = np.arange(0, self.T, self.steps)
-        ends = np.minimum(starts + self.steps, self.T)
-        cells = self.offsets[ends] - self.offsets[starts]
-        rows = self.offsets[starts + 1] - self.offsets[starts]
-        return int((cells + rows).max(initial=0))
-
-    def last(self, i: int, states: Array) -> Array:
-        """Return the last of the leaf before i's states, as leaf i begins with them."""
-        flat = states.reshape(-1, states.shape[-1])
-        return flat[len(flat) - self.rows(self.bounds(i)[0]) :].copy()
-
-    def layout(self, i: int) -> Layout | None:
-        return None if self.whole is None else self.whole.between(*self.bounds(i))
 
 
 def forward(
@@ -147,11 +88,7 @@ def forward(
     checkpoint: int | None,
 ) -> tuple[Any, Run]:
     """Run forward over x in cells, from z0 (S, H); return the states, and the tape."""
-    apart = reset_state is not None
-    layout = form.layout(flags, 0 if apart else 1, apart=apart)
-    if layout is not None:
-        starts = z0 if reset_state is None else np.concatenate([z0, reset_state])
-        layout = layout._replace(starts=starts)
+    layout = layout_of(form, flags, z0, reset_state)
     T, B, (I, H) = form.T, form.B, W.shape
     z_end = z0.copy()
     arguments = (x, W, V, b)
@@ -185,9 +122,8 @@ def forward(
         return form.shaped(rows) if keeps else run.z_last, run
 
     chunk = _backend.kernels.chunk_steps(T, B, I, H, W.itemsize)
-    schedule = _recompute.plan(
-        T, B, I, H, W.itemsize, chunk, memory=memory, checkpoint=checkpoint
-    )
+    sizes = _recompute.Sizes(T, B, I, H, W.itemsize, chunk)
+    schedule = _recompute.plan(sizes, memory=memory, checkpoint=checkpoint)
     leaves = Leaves(form, layout, schedule.steps)
     buffer = np.empty((leaves.room(), H), W.dtype)
     kept = [(0, z0[form.first])]
@@ -195,60 +131,33 @@ def forward(
         *arguments, buffer, activation, form.batched, form, layout, z0, z_end,
         schedule, kept, [-1],
     )  # fmt: skip
-    _walk_up(run, leaves, leaves.count, first_time=True)
+    _recompute.reach(
+        leaves.count - 1, schedule.slots, kept, run.held, _into_z(run, leaves)
+    )
     return run.z_last, run
 
 
-def _walk_up(run: Run, leaves: Leaves, end: int, first_time: bool = False) -> None:
-    """Run from the last state that is kept up to a leaf's end, and keep more states
-    where there is room; z then holds the states of leaf end - 1.
-    """
-    assert run.schedule is not None
-    leaf, state = run.kept[-1]
-    keep_at = leaf
-    while True:
-        if leaf == keep_at:
-            if leaf != run.kept[-1][0]:
-                run.kept.append((leaf, state))
-            free = run.schedule.slots - len(run.kept)
-            keep_at = end
-            if free and end - leaf > 1:
-                keep_at = leaf + _recompute.split(end - leaf, free + 1)
+def _into_z(run: Run, leaves: Leaves) -> Callable[[int, Array], Array]:
+    """Return what runs a leaf, leaves its states in z, and returns the last of them."""
+
+    def run_leaf(leaf: int, state: Array) -> Array:
         states = _run_leaf(run, leaves, leaf, state, run.z)
-        layout = leaves.layout(leaf)
-        if first_time and (layout is not None or leaf + 1 == end):
-            take_ends(run.z_end, states.reshape(-1, states.shape[-1]), layout)
-        leaf += 1
-        if leaf == end:
-            run.held[0] = leaf - 1
-            return
-        state = leaves.last(leaf, states)
+        leaves.take_ends(leaf, states, run.z_end)
+        return leaves.last(leaf + 1, states)
+
+    return run_leaf
 
 
 def _run_leaf(
     run: Run, leaves: Leaves, leaf: int, state: Array, buffer: Array
 ) -> Array:
     """Run a leaf from the state before it; return its states, in the buffer."""
-    states = leaves.states(leaf, buffer)
-    states.reshape(-1, states.shape[-1])[: len(state)] = state
+    states = leaves.begin(leaf, buffer, state)
     _backend.kernels.forward(
         leaves.part(leaf, run.x), run.W, run.V, run.b, states, run.activation,
         leaves.layout(leaf),
     )  # fmt: skip
     return states
-
-
-def take_ends(z_end: Array, states: Array, layout: Layout | None) -> None:
-    """Copy the last states of the sequences that end within these, of (rows, H)."""
-    if layout is None or layout.offsets is None:
-        z_end[...] = states[len(states) - len(z_end) :]
-    elif layout.ends is not None:
-        step, row, sequence = layout.ends.T
-        rows = layout.offsets[step + 1] - layout.offsets[step]
-        cell = layout.offsets[step] + row + rows
-        if layout.first is not None and layout.place is not None:
-            cell = layout.place[cell - layout.rows(0)]
-        z_end[sequence] = states[cell]
 
 
 def in_cells(run: Run) -> Run:
@@ -269,7 +178,7 @@ def in_cells(run: Run) -> Run:
 
 
 def leaves_of(run: Run) -> Leaves:
-    steps = run.form.T if run.schedule is None else run.schedule.steps
+    steps = max(1, run.form.T) if run.schedule is None else run.schedule.steps
     return Leaves(run.form, run.layout, steps)
 
 
@@ -294,11 +203,107 @@ def walk_forward(
 
 def walk_back(run: Run, leaves: Leaves) -> Iterator[tuple[int, Array]]:
     """Yield each leaf from the last to the first, and its states."""
-    kept = list(run.kept)
-    for i in range(leaves.count - 1, -1, -1):
-        yield i, run.z if run.schedule is None else _states_of(run, leaves, i)
-    if run.schedule is not None and run.schedule.slots == run.schedule.leaves:
-        run.kept[:] = kept  # for another walk
+    if run.schedule is None:
+        for i in range(leaves.count):  # one, or none
+            yield i, run.z
+        return
+    run_leaf = _into_z(run, leaves)
+    slots = run.schedule.slots
+    for i in _recompute.reach_back(leaves.count, slots, run.kept, run.held, run_leaf):
+        yield i, leaves.states(i, run.z)
+
+
+def layout_of(
+    form: Form, flags: Array | None, z0: Array, reset_state: Array | None
+) -> Layout | None:
+    """Return the layout of a layer, with the states that its sequences start from."""
+    apart = reset_state is not None
+    layout = form.layout(flags, 0 if apart else 1, apart=apart)
+    if layout is None:
+        return None
+    starts = z0 if reset_state is None else np.concatenate([z0, reset_state])
+    return layout._replace(starts=starts)
+
+
+class Sums:
+    """The gradients of a layer, summed up from the last leaf to the first.
+
+    Parameters
+    ----------
+    W, V, b : ndarray
+        The parameters of the layer; b may be None.
+    activation : Activation
+    form : Rectangle or Ragged
+    leaves : Leaves
+        Of the layer, for its layout is that of its starts.
+    dz_last : ndarray of shape (S, H), or None
+    """
+
+    def __init__(
+        self,
+        W: Array,
+        V: Array,
+        b: Array | None,
+        activation: Activation,
+        form: Form,
+        leaves: Leaves,
+        dz_last: Array | None,
+    ) -> None:
+        dtype, (I, H) = W.dtype, W.shape
+        self.W, self.V, self.activation = W, V, activation
+        self.form, self.leaves, self.dz_last = form, leaves, dz_last
+        self.dW, self.dV = np.zeros((I, H), dtype), np.zeros((H, H), dtype)
+        self.db = None if b is None else np.zeros(H, dtype)
+        self.dz0 = np.zeros((form.S, H), dtype)
+        self.steps = _backend.kernels.chunk_steps(form.T, form.B, I, H, dtype.itemsize)
+        self.da_next: Array | None = None
+        self.dz_start: Array | None = None
+
+    def back(
+        self,
+        i: int,
+        x: Any,
+        states: Array,
+        dz: Any,
+        dx: Array | None,
+        layout: Layout | None,
+        flow: Flow | None,
+    ) -> None:
+        """Run back over leaf i, of which everything but the sums is given."""
+        leaves, last = self.leaves, self.dz_last
+        layout = with_room(layout, len(self.V), self.V.dtype)
+        if leaves.whole is not None and leaves.whole.ends is not None:
+            if layout is None or layout.ends is None:
+                last = None
+            elif last is None:
+                layout = layout._replace(ends=None)
+        elif i < leaves.count - 1:
+            last = None
+        rows = leaves.rows(leaves.bounds(i)[0])
+        da_first = np.empty((rows, len(self.V)), self.V.dtype)
+        self.dz_start = np.empty_like(da_first)
+        _backend.kernels.backward(
+            x, self.W, self.V, states, self.activation, dz, last,
+            self.dW, self.dV, self.db, self.dz_start, dx, layout,
+            Segment(self.steps, self.da_next is not None, self.da_next, da_first), flow,
+        )  # fmt: skip
+        self.da_next = da_first
+        add_starts(self.dz0, self.V, layout)
+
+    def gradients(self, dx: Any) -> Gradients:
+        """Return the sums, z0 in the caller's form, with a gradient of x."""
+        form, dz0, last = self.form, self.dz0, self.dz_last
+        if self.dz_start is not None:
+            if self.leaves.whole is None:
+                dz0 = self.dz_start
+            else:
+                np.add.at(dz0, form.first, self.dz_start)
+        if last is not None:
+            never = np.zeros(form.S, bool) if form.T else np.ones(form.S, bool)
+            if isinstance(form, Ragged):
+                never = form.lengths == 0
+            dz0[never] = last[never]
+        return Gradients(self.dW, self.dV, self.db, dz0 if form.batched else dz0[0], dx)
 
 
 def backward(
@@ -309,76 +314,35 @@ def backward(
     flow: Flow | None,
 ) -> tuple[Gradients, ErrorFlow | None]:
     """Run backward, from dz in cells or given leaf by leaf, and dz_last (S, H)."""
-    form, W, V = run.form, run.W, run.V
-    dtype, (I, H) = W.dtype, W.shape
-    dW, dV = np.zeros((I, H), dtype), np.zeros((H, H), dtype)
-    db = None if run.b is None else np.zeros(H, dtype)
-    dz0 = np.zeros((form.S, H), dtype)
+    form, dtype = run.form, run.W.dtype
     features = isinstance(run.x, list) or run.x.ndim == 3
-    dx = form.empty(I, dtype) if need_x_grad and features else None
-
+    dx = form.empty(len(run.W), dtype) if need_x_grad and features else None
+    leaves = leaves_of(run)
+    sums = Sums(run.W, run.V, run.b, run.activation, form, leaves, dz_last)
     if form.T and form.B:
-        chunk = _backend.kernels.chunk_steps(form.T, form.B, I, H, dtype.itemsize)
-        leaves = leaves_of(run)
-        da_next = None
         for i, states in walk_back(run, leaves):
-            layout = run.layout if run.schedule is None else leaves.layout(i)
-            layout = with_room(layout, H, dtype)
-            da_first = np.empty((leaves.rows(leaves.bounds(i)[0]), H), dtype)
-            dz_start = np.empty_like(da_first)
-            dz_i = _leaf_of(dz, run, leaves, i, states)
-            last = dz_last
-            if run.layout is not None and run.layout.ends is not None:
-                last = (
-                    dz_last if layout is not None and layout.ends is not None else None
-                )
-                if dz_last is None and layout is not None:
-                    layout = layout._replace(ends=None)
-            elif i < leaves.count - 1:
-                last = None
-            _backend.kernels.backward(
-                leaves.part(i, run.x), W, V, states, run.activation,
-                dz_i, last, dW, dV, db, dz_start, leaves.part(i, dx),
-                layout, Segment(chunk, da_next is not None, da_next, da_first),
-                _flow_of(flow, leaves, i),
+            sums.back(
+                i, leaves.part(i, run.x), states,
+                leaf_of(dz, leaves, i, states, run.batched, dtype),
+                leaves.part(i, dx),
+                run.layout if run.schedule is None else leaves.layout(i),
+                flow_of(flow, leaves, i),
             )  # fmt: skip
-            da_next = da_first
-            add_starts(dz0, V, layout)
-        if run.layout is None:
-            dz0 = dz_start
-        else:
-            np.add.at(dz0, form.first, dz_start)
-    if dz_last is not None:
-        never = np.zeros(form.S, bool) if form.T else np.ones(form.S, bool)
-        if isinstance(form, Ragged):
-            never = form.lengths == 0
-        dz0[never] = dz_last[never]
-
-    grads = Gradients(
-        dW, dV, db, dz0 if form.batched else dz0[0],
-        None if dx is None else form.shaped(dx),
-    )  # fmt: skip
-    return grads, _as_error_flow(flow, form)
+    grads = sums.gradients(None if dx is None else form.shaped(dx))
+    return grads, as_recorded(flow, form)
 
 
-def _states_of(run: Run, leaves: Leaves, i: int) -> Array:
-    """Return the states of a leaf, run forward again where z does not hold them."""
-    if run.held[0] != i:
-        while run.kept[-1][0] > i:
-            run.kept.pop()
-        _walk_up(run, leaves, i + 1)
-    return leaves.states(i, run.z)
-
-
-def _leaf_of(dz: Any, run: Run, leaves: Leaves, i: int, states: Array) -> Any:
+def leaf_of(
+    dz: Any, leaves: Leaves, i: int, states: Array, batched: bool, dtype: Any
+) -> Any:
     """Return dz of a leaf, from cells or from a function of its states."""
     if not callable(dz):
         return leaves.part(i, dz)
     t0, t1 = leaves.bounds(i)
-    z = states[1:] if run.batched else states[1:, 0]
+    z = states[1:] if batched else states[1:, 0]
     z.flags.writeable = False
     shape = (t1 - t0, *z.shape[1:])
-    value = as_real("dz(start, z)", dz(t0, z), run.W.dtype)
+    value = as_real("dz(start, z)", dz(t0, z), dtype)
     check_shape("dz(start, z)", value, "the shape of z", shape)
     return value.reshape(t1 - t0, leaves.B, -1)
 
@@ -402,7 +366,7 @@ def add_starts(dz0: Array, V: Array, layout: Layout | None) -> None:
     np.add.at(dz0, layout.restarts[mine][::-1, 2], dz[mine][::-1])
 
 
-def _flow_of(flow: Flow | None, leaves: Leaves, i: int) -> Flow | None:
+def flow_of(flow: Flow | None, leaves: Leaves, i: int) -> Flow | None:
     if flow is None or flow.dead is None:
         return flow
     return flow._replace(
@@ -410,7 +374,7 @@ def _flow_of(flow: Flow | None, leaves: Leaves, i: int) -> Flow | None:
     )
 
 
-def _as_error_flow(flow: Flow | None, form: Form) -> ErrorFlow | None:
+def as_recorded(flow: Flow | None, form: Form) -> ErrorFlow | None:
     """Return what was recorded in the caller's form."""
     if flow is None or flow.dead is None:
         return None

@@ -11,18 +11,21 @@ Time is the first axis here, and who calls has checked the arguments.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bptt import _layers
 from bptt._directions import Order, both, in_order
+from bptt._dropout import draw, drop, drop_back
 from bptt._forms import is_list
 from bptt._inputs import as_input, as_layer, as_rows
-from bptt._parameters import Shapes
+from bptt._layers import Layers
+from bptt._parameters import Shapes, names_of_cells, shapes_of_cells
+from bptt._stack_tape import StackGradients, StackTape
 from bptt._validation import as_array, as_real, check_shape
 from bptt.activations import Activation
 from bptt.recurrence import (
@@ -40,58 +43,6 @@ States = Sequence[ArrayLike] | Array | None
 Cell = tuple[Array, Array, Array | None]
 
 NOTHING: Mapping[str, Any] = {}
-
-
-class StackGradients(NamedTuple):
-    """Gradients of the loss, each of the shape of what it belongs to.
-
-    Attributes
-    ----------
-    params : dict of ndarray
-        Those of the parameters, by name, for an optimizer.
-    z0 : ndarray of shape (L, B, H) or (L, H)
-        L counts the layers times the directions.
-    x : ndarray of the shape of x, or None
-        None where it was not wanted, or where x holds token ids. A list where x is one.
-    """
-
-    params: dict[str, Array]
-    z0: Array
-    x: Any
-
-
-@dataclass(frozen=True, slots=True, repr=False, eq=False)
-class StackTape:
-    """What a forward pass through the layers leaves for the backward one.
-
-    Attributes
-    ----------
-    tapes : tuple of Tape
-        One for each cell.
-    masks : tuple of ndarray or None
-        What dropout kept of the states of each layer but the last; None where it
-        dropped nothing.
-    z_last : ndarray of shape (L, B, H) or (L, H)
-        The state in which each cell ended: that of a sequence's last step, or of its
-        first in the direction that reads from the end.
-    shape : tuple of int
-        That of the states of the last layer, time first.
-    order : Order
-    """
-
-    tapes: tuple[Tape, ...]
-    masks: tuple[Array | None, ...]
-    z_last: Array
-    shape: tuple[int, ...]
-    order: Order
-
-    @property
-    def valid(self) -> Array | None:
-        """Which steps (T, B) are no padding, where there were lengths."""
-        return self.order.valid
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({len(self.tapes)} of {self.tapes[0]!r})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +68,16 @@ class Stack:
         """Of the states of a layer, those of all directions: D H."""
         return self.directions * self.hidden_size
 
+    def names(self) -> list[list[str]]:
+        """Return the names of W, V and b of each cell."""
+        return names_of_cells(self.num_layers, self.directions)
+
     def shapes(self) -> Shapes:
         """Return the shape of each parameter by its name, in letters and numbers."""
-        return _shapes(self)
+        return shapes_of_cells(
+            self.input_size, self.hidden_size, self.num_layers, self.directions,
+            self.bias,
+        )  # fmt: skip
 
     def parts(self) -> list[str]:
         """Return what a name says beside the sizes, if there is more than one cell."""
@@ -168,8 +126,8 @@ class Stack:
     ) -> tuple[Array, StackTape]:
         """Run all layers, each cell from its z0, with dropout from a generator.
 
-        Lists become one array of all steps. With a budget, of a single layer, for the
-        states that each cell keeps, z are its last ones.
+        Lists become one array of all steps. With a budget, for the states that each
+        direction keeps, z are the last ones.
         """
         x, order = in_order(x, lengths, resets, offsets, self.input_size, self.dtype)
         if reset_state is not None:
@@ -183,12 +141,29 @@ class Stack:
             z_last = tape.z_last[np.newaxis]
             z = z_last if budget else z
             return z, StackTape((tape,), (), z_last, shape, order)
+        if budget and self.num_layers > 1:
+            layers = _layers.forward(
+                x,
+                [self._cell(params, cell) for cell in range(self.cells)],
+                z0,
+                activation=self.activation,
+                dropout=self.dropout,
+                generator=generator,
+                reset_states=order.reset_states,
+                **order.options(0),
+                **budget,
+            )
+            z_last = layers.z_last
+            return z_last, StackTape((), (), z_last, shape, order, layers)
         tapes: list[Tape] = []
         masks: list[Array | None] = []
         z = x
         for layer in range(self.num_layers):
             if layer > 0:
-                z, mask = self._drop(z, generator)
+                mask = None
+                if generator is not None and self.dropout:
+                    mask = draw(generator, z.shape, self.dropout)
+                    z = drop(z, mask, self.dropout)
                 masks.append(mask)
             if self.directions == 2 and order.plain and not budget:
                 z, both_ways = self._both_ways(params, layer, z, z0)
@@ -206,12 +181,15 @@ class Stack:
     def backward(
         self,
         tape: StackTape,
-        dz: Array | None,
+        dz: Any,
         dz_last: Array | None = None,
         *,
         need_x_grad: bool = True,
     ) -> StackGradients:
-        """Run all layers backwards, from dz on the last one and dz_last on each."""
+        """Run all layers backwards, from dz on the last one and dz_last on each.
+
+        In one direction dz may be a function, as in `bptt.backward`.
+        """
         return self.flows_back(tape, dz, dz_last, need_x_grad=need_x_grad)[0]
 
     def flows_back(
@@ -230,6 +208,8 @@ class Stack:
             dx = one.x if one.x is None else tape.order.split(one.x)
             named = StackGradients(_named(one, "WVb"), one.z0[np.newaxis], dx)
             return named, tape.order.flows([seen])
+        if tape.layers is not None:
+            return self._layers_back(tape, tape.layers, dz, dz_last, need_x_grad, error)
         D = self.directions
         params: dict[str, Array] = {}
         flows: list[ErrorFlow | None] = [None] * self.cells
@@ -242,7 +222,7 @@ class Stack:
             new = self._backward_layer(tape, cells, dz, last, need, error)
             for cell, (grads, seen) in zip(range(self.cells)[cells], new, strict=True):
                 dz0[cell], flows[cell] = grads.z0, seen
-                params |= _named(grads, _names(self)[cell])
+                params |= _named(grads, self.names()[cell])
             dz = new[0][0].x
             if dz is not None and D == 2:
                 assert new[1][0].x is not None
@@ -250,12 +230,30 @@ class Stack:
             del new, grads  # the next layer down needs as much memory
             mask = tape.masks[layer - 1] if layer else None
             if dz is not None and mask is not None:
-                # Forward was z <- z mask / (1 - dropout), so now
-                dz *= mask
-                dz /= 1 - self.dropout
+                drop_back(dz, mask, self.dropout)
         params = {name: params[name] for name in self.shapes()}
         dx = dz if dz is None else tape.order.split(dz)
         return StackGradients(params, dz0, dx), tape.order.flows(flows, D)
+
+    def _layers_back(
+        self,
+        tape: StackTape,
+        layers: Layers,
+        dz: Any,
+        dz_last: Array | None,
+        need_x_grad: bool,
+        error: Mapping[str, Any],
+    ) -> tuple[StackGradients, tuple[ErrorFlow, ...]]:
+        """Run backwards leaf by leaf through layers that keep some of their states."""
+        grads, flows = _layers.backward(
+            layers, dz, dz_last, need_x_grad=need_x_grad, **error
+        )
+        params: dict[str, Array] = {}
+        for one, names in zip(grads, self.names(), strict=True):
+            params |= _named(one, names)
+        dz0, dx = np.array([one.z0 for one in grads]), grads[0].x
+        dx = dx if dx is None else tape.order.split(dx)
+        return StackGradients(params, dz0, dx), tape.order.flows(flows)
 
     def _both_ways(
         self, params: Mapping[str, Array], layer: int, x: Any, z0: States
@@ -336,7 +334,7 @@ class Stack:
         return both(run, B, H, 2.0 * T * B * H * (H + len(tapes[0].W)))
 
     def _cell(self, params: Mapping[str, Array], cell: int) -> Cell:
-        W, V, b = _names(self)[cell]
+        W, V, b = self.names()[cell]
         return params[W], params[V], params[b] if self.bias else None
 
     def _work(self, x: Array, layer: int) -> tuple[int, int, float]:
@@ -344,43 +342,6 @@ class Stack:
         H, I = self.hidden_size, self.width if layer else self.input_size
         rows = x.size if x.dtype.kind in "iu" else x.size // max(1, x.shape[-1])
         return rows // max(1, len(x)), H, float(rows) * H * (H + I)
-
-    def _drop(
-        self, z: Array, generator: np.random.Generator | None
-    ) -> tuple[Array, Array | None]:
-        """Return the states after dropout, and which were kept."""
-        if generator is None or not self.dropout:
-            return z, None
-        # float32 whatever z is: a float64 network drops the same states.
-        mask = generator.random(z.shape, np.float32) >= self.dropout
-        kept: Array = z * mask
-        kept /= 1 - self.dropout
-        return kept, mask
-
-
-@functools.lru_cache(64)
-def _names(stack: Stack) -> list[list[str]]:
-    """Return the names of W, V and b of each cell."""
-    names = []
-    for cell in range(stack.cells):
-        layer, direction = divmod(cell, stack.directions)
-        end = (f"_l{layer}" if layer else "") + ("_reverse" if direction else "")
-        names.append([letter + end for letter in "WVb"])
-    return names
-
-
-@functools.lru_cache(64)
-def _shapes(stack: Stack) -> Shapes:
-    H = stack.hidden_size
-    shapes: dict[str, tuple[str, tuple[int, ...]]] = {}
-    for cell, (W, V, b) in enumerate(_names(stack)):
-        first = cell < stack.directions
-        inputs = "I" if first else "H" if stack.directions == 1 else "2 H"
-        shapes[W] = f"({inputs}, H)", (stack.input_size if first else stack.width, H)
-        shapes[V] = "(H, H)", (H, H)
-        if stack.bias:
-            shapes[b] = "(H,)", (H,)
-    return shapes
 
 
 def _back(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from numpy.typing import DTypeLike, NDArray
 
 from bptt import initializers
+from bptt._forms import is_list
 from bptt._inputs import as_budget
 from bptt._recompute import BudgetError
-from bptt._stack import Stack, StackTape
+from bptt._stack import Stack
+from bptt._stack_tape import StackTape
 from bptt._validation import as_fraction, as_real, as_size, check_shape
 from bptt.activations import Activation, as_activation
 
@@ -48,24 +51,65 @@ def as_stack(
 def as_budgets(
     stack: Stack, memory: int | str | None, checkpoint: int | None
 ) -> dict[str, int]:
-    """Return what each cell is told of the states that it may keep."""
+    """Return what each direction is told of the states that it may keep."""
     if memory is checkpoint is None:
         return {}
     size, steps = as_budget(memory, checkpoint)
-    if stack.num_layers > 1:
+    if stack.num_layers > 1 and stack.directions > 1:
         name = "memory" if steps is None else "checkpoint"
         raise ValueError(
-            f"{name} must be None for num_layers above 1, where a layer needs every "
-            f"state of the one below; got num_layers = {stack.num_layers}"
+            f"{name} must be None for bidirectional layers on top of each other, where "
+            "the first step of a layer needs the states of the one below at every "
+            f"step; got num_layers = {stack.num_layers}"
         )
     if size is None:
         return {} if steps is None else {"checkpoint": steps}
-    return {"memory": max(1, size // stack.cells)}
+    return {"memory": max(1, size // stack.directions)}
 
 
-def of_all_cells(error: BudgetError, cells: int) -> BudgetError:
-    """Return what all cells together need, where the budget of one is too small."""
-    return BudgetError(error.least * cells, error.memory * cells)
+def as_network_budgets(
+    stack: Stack,
+    memory: int | str | None,
+    checkpoint: int | None,
+    x: Any,
+    lengths: Any,
+    *,
+    every: bool,
+    omega: bool,
+) -> dict[str, int]:
+    """Return what `as_budgets` does, for a network that can read within it."""
+    budget = as_budgets(stack, memory, checkpoint)
+    if not budget:
+        return budget
+    name, came = "memory", memory
+    if memory is None:
+        name, came = "checkpoint", checkpoint
+    if omega:
+        raise ValueError(
+            f"{name} must be None with omega, which needs all states, got {came!r}"
+        )
+    if every and stack.directions > 1:
+        raise ValueError(
+            f"{name} must be None for a bidirectional network with readout 'every', "
+            f"which needs both states of a step at a time, got {came!r}"
+        )
+    if every and (is_list(x) or lengths is not None):
+        raise ValueError(
+            f"x must be an array without lengths with {name} and readout 'every', "
+            f"got {'a list' if is_list(x) else 'lengths'}"
+        )
+    return budget
+
+
+def forward_within(
+    stack: Stack, budget: Mapping[str, int], *arguments: Any, **options: Any
+) -> tuple[Array, StackTape]:
+    """Run `stack.forward`; of a budget that is too small say what all of it must be."""
+    try:
+        return stack.forward(*arguments, **options, budget=budget)
+    except BudgetError as error:
+        D = stack.directions
+        raise BudgetError(error.least * D, error.memory * D) from None
 
 
 def as_dz(stack: Stack, dz: Any, tape: StackTape, batch_first: bool) -> Array:
@@ -83,11 +127,8 @@ def as_dz(stack: Stack, dz: Any, tape: StackTape, batch_first: bool) -> Array:
 
 def as_function(stack: Stack, dz: Any, tape: StackTape, batch_first: bool) -> Any:
     """Return a function of states, time first, for one that takes the form of x."""
-    if stack.cells > 1:
-        raise ValueError(
-            "dz must be an array where there are several layers or directions, "
-            "got a function"
-        )
+    if stack.directions > 1:
+        raise ValueError("dz must be an array for both directions, got a function")
     if not batch_first or len(tape.shape) < 3:
         return dz
 

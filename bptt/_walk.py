@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from bptt import initializers
 from bptt._forms import Rectangle, from_lengths, is_list
 from bptt._readout import NetworkGradients
-from bptt._stack import StackGradients, States
+from bptt._stack import States
+from bptt._stack_tape import StackGradients
 from bptt._validation import as_array
 from bptt._window import Window
 from bptt.data import Batch, Batches, as_batch

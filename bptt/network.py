@@ -16,20 +16,21 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from bptt import _network_file, _parameters, initializers, losses, serialization
-from bptt._omega import with_omega
 from bptt._parameters import Init, Shapes
 from bptt._readout import (
     NetworkGradients,
-    last_of,
+    learn,
     read,
     read_back,
     rows_of,
+    shapes_of,
     spread,
     targets_of,
     with_readout,
 )
-from bptt._stack import StackGradients, StackTape, States, batch_shape
-from bptt._stack_inputs import as_stack
+from bptt._stack import NOTHING, States, batch_shape
+from bptt._stack_inputs import as_network_budgets, as_stack, forward_within
+from bptt._stack_tape import StackGradients, StackTape
 from bptt._validation import as_size, check_choice
 from bptt._window import Window
 from bptt.activations import Activation
@@ -155,6 +156,8 @@ class Network:
         resets: Any = None,
         need_x_grad: bool = False,
         omega: float | OmegaTerm | None = None,
+        memory: int | str | None = None,
+        checkpoint: int | None = None,
         seed: initializers.Seed = None,
     ) -> tuple[float, NetworkGradients | StackGradients]:
         """Return the loss and all its gradients.
@@ -181,6 +184,10 @@ class Network:
             Weight of `bptt.flow.omega`, whose gradients are added; the loss is returned
             without it. A number is a weight of the sum, through everything but dz. For
             a network of one layer, and sequences of one length without resets.
+        memory, checkpoint : optional
+            As in `RNN.forward`: keep only some states, and no readout of all steps.
+            Where that is "every" the loss is taken part by part, and differs by
+            rounding; then for one direction, and sequences of one length.
         seed : int or numpy.random.Generator, optional
             Where dropout comes from.
 
@@ -195,21 +202,20 @@ class Network:
         TypeError, ValueError
             As in `bptt.forward` and in the loss, or omega does not fit.
         """
-        term = as_term(omega)
+        term, every = as_term(omega), self.readout == "every"
+        budget = as_network_budgets(
+            self.stack, memory, checkpoint, x, lengths, every=every,
+            omega=term is not None,
+        )  # fmt: skip
         generator = initializers.as_generator(seed) if self.stack.dropout else None
-        z, tape = self._forward(x, z0, lengths, resets, generator, go_on=True)
-        rows = self._rows(z, tape)
-        target = targets_of(tape, self.readout, target)
-        loss, dU, dc, drows = read_back(self.params, rows, self.loss, target)
-        if self.readout == "last":
-            dz, dz_last = None, last_of(tape, self.stack.directions, drows)
-        else:
-            dz, dz_last = spread(tape, drows), None
-        grads = self.stack.backward(tape, dz, dz_last, need_x_grad=need_x_grad)
-        if term is not None:
-            grads = with_omega(grads, tape, dz, dz_last, term)
+        z, tape = self._forward(x, z0, lengths, resets, generator, budget, go_on=True)
+        found = learn(
+            self.stack, self.params, z, tape, target, loss=self.loss,
+            readout=self.readout, by_leaf=every and bool(budget),
+            need_x_grad=need_x_grad, term=term,
+        )  # fmt: skip
         self._keep(tape.z_last)
-        return loss, with_readout(grads, dU, dc)
+        return found
 
     def initial_states(self, x: Any) -> States:
         """Return where a walk starts: where `predict` does without z0."""
@@ -344,10 +350,7 @@ class Network:
         )
 
     def _shapes(self) -> Shapes:
-        width, O = self.stack.width, self.output_size
-        letters = "(H, O)" if self.stack.directions == 1 else "(2 H, O)"
-        readout = {"U": (letters, (width, O)), "c": ("(O,)", (O,))}
-        return {**self.stack.shapes(), **readout}
+        return {**self.stack.shapes(), **shapes_of(self.stack, self.output_size)}
 
     def _check(self) -> None:
         """Refuse parameters that are none of this network; anyone may replace them."""
@@ -372,6 +375,7 @@ class Network:
         lengths: ArrayLike | None,
         resets: Any,
         generator: np.random.Generator | None = None,
+        budget: Mapping[str, int] = NOTHING,
         *,
         go_on: bool = False,
     ) -> tuple[Array, StackTape]:
@@ -379,15 +383,11 @@ class Network:
         self._check()
         start = self._start(x, z0) if go_on else z0
         carried = resets is not None and start is not z0
-        return self.stack.forward(
-            self.params,
-            x,
-            self.stack.states(x, start),
-            lengths=lengths,
-            resets=resets,
+        return forward_within(
+            self.stack, budget, self.params, x, self.stack.states(x, start),
+            lengths=lengths, resets=resets, generator=generator,
             reset_state=self.stack.zeros() if carried else None,
-            generator=generator,
-        )
+        )  # fmt: skip
 
     def _rows(self, z: Array, tape: StackTape) -> Array:
         return rows_of(z, tape, self.readout, self.stack.directions)

@@ -11,9 +11,14 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from bptt import _parameters, _torch_names, initializers
 from bptt._forms import is_list
 from bptt._parameters import Init
-from bptt._recompute import BudgetError
-from bptt._stack import StackGradients, StackTape
-from bptt._stack_inputs import as_budgets, as_dz, as_function, as_stack, of_all_cells
+from bptt._stack_inputs import (
+    as_budgets,
+    as_dz,
+    as_function,
+    as_stack,
+    forward_within,
+)
+from bptt._stack_tape import StackGradients, StackTape
 from bptt._validation import as_array, as_real, check_shape
 from bptt.activations import Activation
 from bptt.recurrence import ErrorFlow
@@ -161,8 +166,10 @@ class RNN:
             The state from which resets start instead of z0, as in `bptt.forward`.
         memory : int or str, optional
             Keep only some states and let `backward` compute the others again, as in
-            `bptt.forward`; of two directions each has half. For num_layers = 1: a layer
-            above needs every state of the one below.
+            `bptt.forward`: so many bytes for those of all layers, and for what dropout
+            keeps, a bit for each state. Of two directions each has half. Not for
+            bidirectional layers on top of each other: the first step of one needs
+            every state of the layer below.
         checkpoint : int, optional
             Keep only the states so many steps apart, likewise.
         training : bool, default False
@@ -216,20 +223,18 @@ class RNN:
             reset_state = as_real("reset_state", reset_state, self.stack.dtype)
             check_shape("reset_state", reset_state, "(L, H)", shape)
         generator = initializers.as_generator(seed) if training else None
-        try:
-            z, tape = self.stack.forward(
-                self.params,
-                x,
-                states,
-                lengths=lengths,
-                offsets=offsets,
-                resets=resets,
-                reset_state=reset_state,
-                generator=generator,
-                budget=budget,
-            )
-        except BudgetError as error:
-            raise of_all_cells(error, self.stack.cells) from None
+        z, tape = forward_within(
+            self.stack,
+            budget,
+            self.params,
+            x,
+            states,
+            lengths=lengths,
+            offsets=offsets,
+            resets=resets,
+            reset_state=reset_state,
+            generator=generator,
+        )
         if budget:
             return z, tape
         return self._swapped(z) if batched else tape.order.split(z), tape
@@ -277,8 +282,8 @@ class RNN:
             From `forward`.
         dz : array_like of shape (T, B, D H), or (T, D H) for one sequence, optional
             Gradient of the loss with respect to each state that `forward` returned, in
-            the form of x. Of a single layer in one direction it may be a function, as
-            in `bptt.backward`.
+            the form of x. Of layers in one direction it may be a function of the
+            states of the last one, as in `bptt.backward`.
         dz_last : array_like of shape (L, B, H), or (L, H) for one sequence, optional
             The same for the states in ``tape.z_last``; added where both are given.
         need_x_grad : bool, default True

@@ -11,7 +11,7 @@ PACKAGE = Path(bptt.__file__).parent
 
 # From the ground up. A module may import those of lower levels, and its own package.
 LEVELS = [
-    {"_validation", "activations", "_parts"},
+    {"_dropout", "_parts", "_validation", "activations"},
     {
         "_threads",
         "_recompute",
@@ -22,12 +22,14 @@ LEVELS = [
     {"_kernels", "_reference"},
     {"_backend"},
     {"_forms"},
+    {"_leaves"},
     {"clipping", "_inputs", "_runs", "_sources"},
-    {"recurrence", "streaming"},
+    {"_layers", "recurrence", "streaming"},
     {"flow", "initializers", "losses", "schedules"},
     {"_directions", "_parameters", "_torch_names", "optimizers", "serialization"},
-    {"_omega", "_readout", "_stack"},
-    {"_network_file", "_stack_inputs", "_window", "rnn"},
+    {"_stack_tape"},
+    {"_omega", "_stack"},
+    {"_network_file", "_readout", "_stack_inputs", "_window", "rnn"},
     {"network", "truncation"},
     {"_interrupts", "data", "history", "network_flow"},
     {"_progress", "_walk"},

@@ -7,7 +7,7 @@ from tolerances import assert_within, loss_bound
 
 import bptt
 from bptt import losses
-from bptt._stack import StackGradients
+from bptt._stack_tape import StackGradients
 from bptt.data import Minibatches
 from bptt.network import Network
 from bptt.optimizers import SGD, Adam

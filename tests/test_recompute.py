@@ -4,7 +4,7 @@ from functools import cache
 
 import pytest
 
-from bptt._recompute import advances, as_bytes, plan, split
+from bptt._recompute import Sizes, advances, as_bytes, plan, split
 
 
 @cache
@@ -27,20 +27,20 @@ def test_the_schedule_is_optimal():
 
 
 def test_a_large_budget_costs_one_pass_and_small_ones_more():
-    sizes = (10**6, 1, 16, 64, 4, 256)
-    large = plan(*sizes, memory=64 * 10**6)
+    sizes = Sizes(10**6, 1, 16, 64, 4, 256)
+    large = plan(sizes, memory=64 * 10**6)
     assert large.slots == large.leaves
     assert large.extra_steps < 10**6
     last = large
     for memory in (600_000, 500_000, 460_000, 430_000):
-        smaller = plan(*sizes, memory=memory)
+        smaller = plan(sizes, memory=memory)
         assert smaller.peak_bytes <= memory
         assert smaller.extra_steps > last.extra_steps
         last = smaller
 
 
 def test_a_length_is_rounded_up_to_chunks():
-    schedule = plan(1000, 1, 3, 5, 8, 100, checkpoint=101)
+    schedule = plan(Sizes(1000, 1, 3, 5, 8, 100), checkpoint=101)
     assert (schedule.steps, schedule.leaves, schedule.slots) == (200, 5, 5)
 
 

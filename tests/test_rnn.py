@@ -99,9 +99,12 @@ BUGS = {
     "dz0 of another cell": ("dz0[cell], flows", "dz0[cell - 1], flows"),
     "dz_last of another cell": ("dz_last[d]", "dz_last[d - 1]"),
     "dz_last is dropped": ("dz_last=dz_last, need_x", "dz_last=0 * dz_last, need_x"),
-    "dropout is not scaled": ("kept /= 1 - self.dropout", "pass"),
-    "its gradient is not scaled": ("dz /= 1 - self.dropout", "pass"),
-    "the dropped get a gradient": ("dz *= mask", "pass"),
+    "dropout is not scaled": ("z = drop(z, mask, self.dropout)", "z = z * mask"),
+    "its gradient is not scaled": ("drop_back(dz, mask, self.dropout)", "dz *= mask"),
+    "the dropped get a gradient": (
+        "drop_back(dz, mask, self.dropout)",
+        "dz /= 1 - self.dropout",
+    ),
 }
 
 

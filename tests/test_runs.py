@@ -212,3 +212,23 @@ def test_recomputed_gradients_have_the_bits_of_stored_ones(seed):
         again, flow_again = bptt.backward(
             tape, arguments[1], dz_last=arguments[2], **back
         )
+
+
+def test_a_way_back_that_was_interrupted_can_be_walked_again(rng, monkeypatch):
+    batch = Batch(rng, [650], 3, 5, Activation("tanh"), np.float64)
+    layer = batch.x[0], batch.W, batch.V, batch.b
+    tape = bptt.forward(*layer, checkpoint=1)[1]
+    expected = bptt.backward(tape, batch.dz[0])
+    walk = _backend.kernels.forward
+
+    def forward(*arguments):
+        walk(*arguments)
+        raise KeyboardInterrupt
+
+    tape = bptt.forward(*layer, checkpoint=1)[1]
+    with monkeypatch.context() as patch:
+        patch.setattr(_backend.kernels, "forward", forward)
+        with pytest.raises(KeyboardInterrupt):
+            bptt.backward(tape, batch.dz[0])
+    for leaf, other in zip(expected, bptt.backward(tape, batch.dz[0]), strict=True):
+        same_bits(leaf, other)

@@ -8,6 +8,7 @@ from bptt import RNN
 T, B, I, H = 7, 3, 4, 5
 x = np.ones((T, B, I), np.float32)
 single, stacked = RNN(I, H, seed=0), RNN(I, H, 2, bidirectional=True, seed=0)
+two = RNN(I, H, 2, seed=0)
 first = RNN(I, H, batch_first=True, seed=0)
 tape = stacked.forward(x)[1]
 state = stacked.torch_state()
@@ -151,13 +152,41 @@ rows = [x[:, 0], x[:2, 0]]
         # what is kept, and what happens to the error
         (
             lambda: stacked.forward(x, memory="1GB"),
-            "memory must be None for num_layers above 1, where a layer needs every "
-            "state of the one below; got num_layers = 2",
+            "memory must be None for bidirectional layers on top of each other, where "
+            "the first step of a layer needs the states of the one below at every "
+            "step; got num_layers = 2",
         ),
         (
-            lambda: RNN(I, H, 3).forward(x, checkpoint=2),
-            "checkpoint must be None for num_layers above 1, where a layer needs every "
-            "state of the one below; got num_layers = 3",
+            lambda: RNN(I, H, 3, bidirectional=True).forward(x, checkpoint=2),
+            "checkpoint must be None for bidirectional layers on top of each other, "
+            "where the first step of a layer needs the states of the one below at "
+            "every step; got num_layers = 3",
+        ),
+        (
+            lambda: two.forward(x, checkpoint=0),
+            "checkpoint must be at least 1, got 0",
+        ),
+        (
+            lambda: two.forward(x[..., :2], checkpoint=2),
+            "x must have shape (T, B, I) = (T, B, 4) to fit W, got (7, 3, 2)",
+        ),
+        (
+            lambda: two.forward(x, checkpoint=2, resets=np.zeros((7, 2), bool)),
+            "resets must have shape (T, B) = (7, 3), got (7, 2)",
+        ),
+        (
+            lambda: two.forward(x, checkpoint=2, reset_state=np.ones((2, H), "f4")),
+            "reset_state needs resets, got None",
+        ),
+        (
+            lambda: two.backward(two.forward(x, checkpoint=2)[1], lambda start, z: x),
+            "dz(start, z) must have shape the shape of z = (7, 3, 5), got (7, 3, 4)",
+        ),
+        (
+            lambda: two.backward(
+                two.forward(x, checkpoint=2, lengths=[7, 2, 0])[1], lambda start, z: z
+            ),
+            "dz must be a padded like x, got a function",
         ),
         (
             lambda: single.forward(x, memory=10**6, checkpoint=2),
@@ -169,8 +198,7 @@ rows = [x[:, 0], x[:2, 0]]
         ),
         (
             lambda: stacked.backward(tape, lambda start, z: z),
-            "dz must be an array where there are several layers or directions, "
-            "got a function",
+            "dz must be an array for both directions, got a function",
         ),
         (
             lambda: stacked.backward(tape, tape.z_last, clip_error=0),

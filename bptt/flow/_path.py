@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from bptt import _runs
 from bptt._forms import Form, Ragged, Rectangle
 from bptt._inputs import as_rows
+from bptt._leaves import Leaves
 from bptt.flow._arguments import as_tape
 from bptt.recurrence import Tape
 
@@ -180,14 +181,14 @@ class Path:
         return starts
 
     def _walk_forward(
-        self, i: int, t: int, run: _runs.Run, leaves: _runs.Leaves
+        self, i: int, t: int, run: _runs.Run, leaves: Leaves
     ) -> Iterator[tuple[int, Array]]:
         """Yield the leaves of the steps from i + 1 up to t."""
         first, end = i // leaves.steps, (t - 1) // leaves.steps + 1
         return _runs.walk_forward(run, leaves, first, end)
 
     def _pieces(
-        self, walk: Callable[[_runs.Run, _runs.Leaves], Iterator[tuple[int, Array]]]
+        self, walk: Callable[[_runs.Run, Leaves], Iterator[tuple[int, Array]]]
     ) -> Iterator[tuple[int, int, Array | None]]:
         """Yield the states of parts of the path, or None where they are looked up."""
         if self.run is None:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bptt import _backend, _runs
 from bptt._inputs import as_rows
+from bptt._leaves import Leaves, take_ends
 from bptt._validation import as_real, check_shape
 from bptt.flow._arguments import as_tape
 from bptt.flow._path import form_of
@@ -127,7 +128,7 @@ def _of_run(
             flat = np.empty((states.size // H, H), states.dtype)
             flat[:first] = carried
             _through_leaf(run, leaves, i, states, dx, directions, start, flat)
-            _runs.take_ends(ends, flat, leaves.layout(i))
+            take_ends(ends, flat, leaves.layout(i))
             if i + 1 < leaves.count:
                 carried = leaves.last(i + 1, flat)
     if run.schedule is not None:
@@ -137,7 +138,7 @@ def _of_run(
 
 def _through_leaf(
     run: _runs.Run,
-    leaves: _runs.Leaves,
+    leaves: Leaves,
     i: int,
     states: Array,
     dx: Array | None,

@@ -1,0 +1,81 @@
+"""What layers in both directions hand over: their tape, and their gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+from bptt._directions import Order
+from bptt._layers import Layers
+from bptt._recompute import Schedule
+from bptt._tape import Tape
+
+Array = NDArray[Any]
+
+
+class StackGradients(NamedTuple):
+    """Gradients of the loss, each of the shape of what it belongs to.
+
+    Attributes
+    ----------
+    params : dict of ndarray
+        Those of the parameters, by name, for an optimizer.
+    z0 : ndarray of shape (L, B, H) or (L, H)
+        L counts the layers times the directions.
+    x : ndarray of the shape of x, or None
+        None where it was not wanted, or where x holds token ids. A list where x is one.
+    """
+
+    params: dict[str, Array]
+    z0: Array
+    x: Any
+
+
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class StackTape:
+    """What a forward pass through the layers leaves for the backward one.
+
+    Attributes
+    ----------
+    tapes : tuple of Tape
+        One for each cell; none where the layers are run again together.
+    masks : tuple of ndarray or None
+        What dropout kept of the states of each layer but the last; None where it
+        dropped nothing.
+    z_last : ndarray of shape (L, B, H) or (L, H)
+        The state in which each cell ended: that of a sequence's last step, or of its
+        first in the direction that reads from the end.
+    shape : tuple of int
+        That of the states of the last layer, time first.
+    order : Order
+    layers : Layers or None
+        The layers, where they keep only some of their states.
+    """
+
+    tapes: tuple[Tape, ...]
+    masks: tuple[Array | None, ...]
+    z_last: Array
+    shape: tuple[int, ...]
+    order: Order
+    layers: Layers | None = None
+
+    @property
+    def schedule(self) -> Schedule | None:
+        """How states are kept and computed again; None where all are kept. Of two
+        directions that of each.
+        """
+        if self.layers is not None:
+            return self.layers.schedule
+        return getattr(self.tapes[0], "schedule", None)
+
+    @property
+    def valid(self) -> Array | None:
+        """Which steps (T, B) are no padding, where there were lengths."""
+        return self.order.valid
+
+    def __repr__(self) -> str:
+        if self.layers is not None:
+            return f"{type(self).__name__}({self.layers!r})"
+        return f"{type(self).__name__}({len(self.tapes)} of {self.tapes[0]!r})"
