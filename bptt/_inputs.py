@@ -20,6 +20,7 @@ from bptt._validation import (
     check_ndim,
     check_not_empty,
     check_shape,
+    walks,
 )
 from bptt.activations import Activation
 
@@ -214,12 +215,7 @@ def as_steps(array: Array, back: bool) -> Array:
     """Return an array (T, B, K) whose steps the kernels can walk through: one after the
     other in memory, or if back one before the other, with rows any distance apart.
     """
-    T, B, K = array.shape
-    step, row, entry = array.strides
-    if back:
-        step = -step
-    walks = T < 2 or (step > 0 if B == 1 else step == B * row)
-    if walks and (B < 2 or row > 0) and (K < 2 or entry == array.itemsize):
+    if walks(array, back):
         return array
     return np.ascontiguousarray(array[::-1])[::-1] if back else array.copy("C")
 

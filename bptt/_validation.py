@@ -59,7 +59,7 @@ def as_real(
             f"{name} must have dtype {np.dtype(dtype)} like the other arrays, "
             f"got {array.dtype}; pass {name}.astype(np.{np.dtype(dtype)})"
         )
-    if not contiguous and all(s % array.itemsize == 0 for s in array.strides):
+    if not contiguous and in_entries(array):
         return np.require(array, native, ["A"])
     return np.require(array, native, ["C", "A"])
 
@@ -115,6 +115,63 @@ def check_ndim(name: str, array: Array, letters: str) -> None:
     """Refuse an array that has not one axis for each letter."""
     if array.ndim != letters.count(",") + (not letters.endswith(",)")):
         raise ValueError(f"{name} must have shape {letters}, got {_shape(array.shape)}")
+
+
+def in_entries(array: Array) -> bool:
+    """Whether the entries of an array are a whole number of them apart."""
+    if array.flags.c_contiguous:
+        return True
+    return all(stride % array.itemsize == 0 for stride in array.strides)
+
+
+def check_entries(name: str, array: Array) -> None:
+    """Refuse an array whose entries are parts of an entry apart."""
+    if not in_entries(array):
+        raise ValueError(
+            f"{name} must have strides in whole entries of {array.itemsize} bytes, "
+            f"got {array.strides}; pass np.ascontiguousarray({name})"
+        )
+
+
+def walks(array: Array, back: bool = False) -> bool:
+    """Whether the kernels can walk through the steps of an array (T, B, K), or of ids
+    (T, B): one after the other in memory, or if back one before the other.
+
+    The rows of a step may be any distance apart; ids stand one beside the other.
+    """
+    if not (back and len(array) > 1) and array.flags.c_contiguous:
+        return True
+    if array.ndim == 2 or array.size == 0:
+        return bool(array[:: -1 if back else 1].flags.c_contiguous)
+    T, B, K = array.shape
+    step, row, entry = array.strides
+    step = -step if back else step
+    follows = T < 2 or (step > 0 if B == 1 else step == B * row)
+    apart = (step if T > 1 else 0) if B == 1 else row
+    return (
+        follows
+        and (apart > 0 or B * T == 1)
+        and apart % array.itemsize == 0
+        and (K < 2 or entry == array.itemsize)
+    )
+
+
+def check_walks(name: str, array: Array, back: bool) -> None:
+    """Refuse an array whose steps the kernels cannot walk through."""
+    if walks(array, back):
+        return
+    order = "one before the other, like those of z" if back else "one after the other"
+    remedy = f"np.ascontiguousarray({name}{'[::-1]' * back}){'[::-1]' * back}"
+    raise ValueError(
+        f"{name} must have its steps in memory {order}, got strides {array.strides} of "
+        f"shape {array.shape}; pass {remedy}"
+    )
+
+
+def check_dtype(name: str, array: Array, dtype: DTypeLike) -> None:
+    """Refuse an array of another dtype."""
+    if array.dtype != dtype:
+        raise TypeError(f"{name} must have dtype {np.dtype(dtype)}, got {array.dtype}")
 
 
 def check_not_empty(name: str, letter: str, size: int) -> None:
