@@ -193,11 +193,24 @@ def as_size(name: str, value: Any) -> int:
     return size
 
 
+def as_number(name: str, value: Any) -> float:
+    """Return value as a float."""
+    came = repr(value)
+    if np.ndim(value) and isinstance(value, np.ndarray):
+        came = f"an array of shape {_shape(value.shape)}"
+    elif isinstance(value, SupportsFloat):
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError(f"{name} must fit a float64, got {value!r}") from None
+        except (TypeError, ValueError):
+            pass
+    raise TypeError(f"{name} must be a number, got {came}")
+
+
 def as_fraction(name: str, value: Any) -> float:
     """Return value as a float from 0 to below 1."""
-    if not isinstance(value, SupportsFloat) or isinstance(value, str):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    number = float(value)
+    number = as_number(name, value)
     if not 0 <= number < 1:
         raise ValueError(f"{name} must be from 0 to below 1, got {value!r}")
     return number
@@ -205,12 +218,9 @@ def as_fraction(name: str, value: Any) -> float:
 
 def as_positive(name: str, value: Any) -> float:
     """Return value as a float above 0; infinity is allowed."""
-    if not isinstance(value, SupportsFloat):
+    number = as_number(name, value)
+    if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    try:
-        number = float(value)
-    except OverflowError:
-        raise ValueError(f"{name} must fit a float64, got {value!r}") from None
     if math.isnan(number) or number <= 0:
         raise ValueError(f"{name} must be positive, got {value!r}")
     return number

@@ -19,7 +19,7 @@ from bptt import _checkpoint
 from bptt._checkpoint import Run
 from bptt._interrupts import Interrupts
 from bptt._progress import Callback, Progress, bar
-from bptt._validation import as_positive, as_size
+from bptt._validation import as_number, as_positive, as_size
 from bptt._walk import Walk
 from bptt.clipping import clip_norm
 from bptt.data import Batches, Data, as_batch, as_batches
@@ -27,7 +27,6 @@ from bptt.flow.regulariser import OmegaTerm, as_term
 from bptt.history import History, Record
 from bptt.network import Network
 from bptt.optimizers import Optimizer
-from bptt.schedules import as_number
 from bptt.serialization import check_path
 
 Validation = Data | Callable[[Network], float]
