@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -137,6 +137,21 @@ def as_budget(
         None if memory is None else as_bytes("memory", memory),
         None if checkpoint is None else as_size("checkpoint", checkpoint),
     )
+
+
+class ErrorClip(TypedDict, total=False):
+    """The options of `bptt.backward` that bound the error, for those who pass it on."""
+
+    clip_error: float | None
+    clip_error_value: float | None
+
+
+def as_error_clip(
+    clip_error: float | None, clip_error_value: float | None
+) -> ErrorClip:
+    """Return what `bptt.backward` takes, checked before anything is computed."""
+    as_flow(clip_error, clip_error_value, False)
+    return {"clip_error": clip_error, "clip_error_value": clip_error_value}
 
 
 def as_flow(

@@ -92,17 +92,23 @@ def targets_of(tape: StackTape, readout: str, target: Any) -> Any:
         return target
     if tape.valid is None:
         return tape.order.joined("target", target, "(T, ..)")
+    return without_padding(tape.valid, target)
+
+
+def without_padding(valid: Array, target: Any) -> Array:
+    """Return the targets of the steps (T, B) that are no padding."""
     target = as_array("target", target)
-    check_shape("target", target, "(T, B, ..)", tape.valid.shape, axes=2)
-    return target[tape.valid]
+    check_shape("target", target, "(T, B, ..)", valid.shape, axes=2)
+    rows: Array = target[valid]
+    return rows
 
 
-def spread(tape: StackTape, rows: Array) -> Array:
+def spread(valid: Array | None, rows: Array) -> Array:
     """Return what belongs to the states that are read with T and B, 0 in padding."""
-    if tape.valid is None:
+    if valid is None:
         return rows
-    whole = np.zeros((*tape.valid.shape, *rows.shape[1:]), rows.dtype)
-    whole[tape.valid] = rows
+    whole = np.zeros((*valid.shape, *rows.shape[1:]), rows.dtype)
+    whole[valid] = rows
     return whole
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from bptt import initializers
 from bptt._forms import Rectangle, from_lengths, is_list
+from bptt._pieces import lengths_of_piece
 from bptt._readout import NetworkGradients
 from bptt._stack import StackGradients, States
 from bptt._validation import as_array
@@ -72,9 +73,7 @@ class Walk:
         first = piece * self.k1
         x, target = x[first : first + self.k1], target[first : first + self.k1]
         if lengths is not None:
-            lengths = np.clip(lengths - first, 0, len(x))
-            if (lengths == len(x)).all():
-                lengths = None
+            lengths = lengths_of_piece(lengths, first, len(x))
         if resets is not None:
             resets = resets[first : first + self.k1]
         return Batch(x, target, lengths, resets)

@@ -204,7 +204,7 @@ class Network:
         if self.readout == "last":
             dz, dz_last = None, last_of(tape, self.stack.directions, drows)
         else:
-            dz, dz_last = spread(tape, drows), None
+            dz, dz_last = spread(tape.valid, drows), None
         grads = self.stack.backward(tape, dz, dz_last, need_x_grad=need_x_grad)
         if term is not None:
             grads = with_omega(grads, tape, dz, dz_last, term)
@@ -231,7 +231,7 @@ class Network:
         z, tape = window.forward(self.params, x, generator, lengths, resets)
         rows, target = self._rows(z, tape), targets_of(tape, self.readout, target)
         loss, dU, dc, drows = read_back(self.params, rows, self.loss, target)
-        grads = window.backward(spread(tape, drows))
+        grads = window.backward(spread(tape.valid, drows))
         assert isinstance(window.state, np.ndarray)
         self._keep(window.state)
         return loss, with_readout(grads, dU, dc)
@@ -269,7 +269,7 @@ class Network:
         z, tape = self._forward(x, z0, lengths, resets, go_on=True)
         f = read(self.params, self._rows(z, tape))
         self._keep(tape.z_last)
-        return f if self.readout == "last" else tape.order.split(spread(tape, f))
+        return f if self.readout == "last" else tape.order.split(spread(tape.valid, f))
 
     def evaluate(
         self,

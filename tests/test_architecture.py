@@ -27,7 +27,7 @@ LEVELS = [
     {"flow", "initializers", "losses", "schedules"},
     {"_directions", "_parameters", "_torch_names", "optimizers", "serialization"},
     {"_omega", "_readout", "_stack"},
-    {"_network_file", "_stack_inputs", "_window", "rnn"},
+    {"_network_file", "_pieces", "_stack_inputs", "_window", "rnn"},
     {"network", "truncation"},
     {"_interrupts", "data", "history", "network_flow"},
     {"_progress", "_walk"},
