@@ -129,6 +129,7 @@ def truncated(
 
     Examples
     --------
+    >>> import numpy as np
     >>> W, V = np.ones((1, 2)), np.eye(2) / 2
     >>> x, target = np.ones((10, 1)), np.zeros((10, 2))
     >>> def loss(z, target):
@@ -243,6 +244,7 @@ def randomized(
 
     Examples
     --------
+    >>> import numpy as np
     >>> def loss(z, target):
     ...     return float(np.square(z - target).sum() / 2), z - target
     >>> stream = np.ones((10, 1)), np.zeros((10, 2))
