@@ -146,6 +146,9 @@ class ErrorClip(TypedDict, total=False):
     clip_error_value: float | None
 
 
+NO_CLIP: ErrorClip = {}
+
+
 def as_error_clip(
     clip_error: float | None, clip_error_value: float | None
 ) -> ErrorClip:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from bptt import initializers
 from bptt._forms import Rectangle, from_lengths, is_list
+from bptt._inputs import NO_CLIP, ErrorClip
 from bptt._pieces import lengths_of_piece
 from bptt._readout import NetworkGradients
 from bptt._stack import StackGradients, States
@@ -79,7 +80,11 @@ class Walk:
         return Batch(x, target, lengths, resets)
 
     def loss_and_gradients(
-        self, step: int, piece: Batch, seed: initializers.Seed
+        self,
+        step: int,
+        piece: Batch,
+        seed: initializers.Seed,
+        error: ErrorClip = NO_CLIP,
     ) -> tuple[float, NetworkGradients | StackGradients]:
         """Read the piece of this step, and return the loss and what k2 steps give."""
         if step % self.pieces == 0:
@@ -92,6 +97,7 @@ class Walk:
             lengths=piece.lengths,
             resets=piece.resets,
             seed=seed,
+            error=error,
         )
 
     def forget(self) -> None:

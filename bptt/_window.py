@@ -11,15 +11,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from bptt._directions import Order
 from bptt._forms import Ragged, Rectangle
-from bptt._inputs import ErrorClip
+from bptt._inputs import NO_CLIP, ErrorClip
 from bptt._runs import Run
 from bptt._stack import Stack, StackGradients, StackTape, States
 from bptt._validation import as_ids
 from bptt.recurrence import Tape
 
 Array = NDArray[Any]
-
-NOTHING: ErrorClip = {}
 
 
 class Window:
@@ -101,7 +99,7 @@ class Window:
         self.state, self._tape = tape.z_last.copy(), tape
         return z, tape
 
-    def backward(self, dz: Array, error: ErrorClip = NOTHING) -> StackGradients:
+    def backward(self, dz: Array, error: ErrorClip = NO_CLIP) -> StackGradients:
         """Return the gradients of a loss on the states of the last piece.
 
         They take the states of earlier pieces as they were, and the parameters as they

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from bptt import _network_file, _parameters, initializers, losses, serialization
+from bptt._inputs import NO_CLIP, ErrorClip, as_error_clip
 from bptt._omega import with_omega
 from bptt._parameters import Init, Shapes
 from bptt._readout import (
@@ -155,6 +156,8 @@ class Network:
         resets: Any = None,
         need_x_grad: bool = False,
         omega: float | OmegaTerm | None = None,
+        clip_error: float | None = None,
+        clip_error_value: float | None = None,
         seed: initializers.Seed = None,
     ) -> tuple[float, NetworkGradients | StackGradients]:
         """Return the loss and all its gradients.
@@ -181,6 +184,9 @@ class Network:
             Weight of `bptt.flow.omega`, whose gradients are added; the loss is returned
             without it. A number is a weight of the sum, through everything but dz. For
             a network of one layer, and sequences of one length without resets.
+        clip_error, clip_error_value : float, optional
+            As in `RNN.backward`. They bound the error in the layers: the loss, dU and
+            dc are as they were, and so are the gradients of omega.
         seed : int or numpy.random.Generator, optional
             Where dropout comes from.
 
@@ -195,17 +201,17 @@ class Network:
         TypeError, ValueError
             As in `bptt.forward` and in the loss, or omega does not fit.
         """
-        term = as_term(omega)
+        term, error = as_term(omega), as_error_clip(clip_error, clip_error_value)
         generator = initializers.as_generator(seed) if self.stack.dropout else None
         z, tape = self._forward(x, z0, lengths, resets, generator, go_on=True)
-        rows = self._rows(z, tape)
-        target = targets_of(tape, self.readout, target)
-        loss, dU, dc, drows = read_back(self.params, rows, self.loss, target)
+        loss, dU, dc, drows = self._read_back(z, tape, target)
         if self.readout == "last":
             dz, dz_last = None, last_of(tape, self.stack.directions, drows)
         else:
             dz, dz_last = spread(tape.valid, drows), None
-        grads = self.stack.backward(tape, dz, dz_last, need_x_grad=need_x_grad)
+        grads, _ = self.stack.flows_back(
+            tape, dz, dz_last, need_x_grad=need_x_grad, **error
+        )
         if term is not None:
             grads = with_omega(grads, tape, dz, dz_last, term)
         self._keep(tape.z_last)
@@ -224,14 +230,14 @@ class Network:
         lengths: ArrayLike | None = None,
         resets: ArrayLike | None = None,
         seed: initializers.Seed = None,
+        error: ErrorClip = NO_CLIP,
     ) -> tuple[float, NetworkGradients | StackGradients]:
         """Return the loss of the next piece of a walk, and gradients of its window."""
         generator = initializers.as_generator(seed) if self.stack.dropout else None
         self._check()
         z, tape = window.forward(self.params, x, generator, lengths, resets)
-        rows, target = self._rows(z, tape), targets_of(tape, self.readout, target)
-        loss, dU, dc, drows = read_back(self.params, rows, self.loss, target)
-        grads = window.backward(spread(tape.valid, drows))
+        loss, dU, dc, drows = self._read_back(z, tape, target)
+        grads = window.backward(spread(tape.valid, drows), error)
         assert isinstance(window.state, np.ndarray)
         self._keep(window.state)
         return loss, with_readout(grads, dU, dc)
@@ -391,6 +397,13 @@ class Network:
 
     def _rows(self, z: Array, tape: StackTape) -> Array:
         return rows_of(z, tape, self.readout, self.stack.directions)
+
+    def _read_back(
+        self, z: Array, tape: StackTape, target: Any
+    ) -> tuple[float, Array, Array, Array]:
+        """Return the loss, dU and dc, and the gradient of the states that are read."""
+        rows, target = self._rows(z, tape), targets_of(tape, self.readout, target)
+        return read_back(self.params, rows, self.loss, target)
 
     def _keep(self, z_last: Array) -> None:
         if self.stateful:
