@@ -56,12 +56,15 @@ def as_cells(
         x, batched = as_input(x, I, dtype)
         return x, Rectangle(x.shape[0], x.shape[1], batched)
     x = as_array("x", x)
+    came = x.shape
     if x.dtype.kind not in "iu" or x.ndim not in (1, 2):
         x, batched = as_input(x, I, dtype)
     else:
         batched = x.ndim == 2
     if not batched:
-        raise ValueError("x must have shape (T, B, I) or (T, B) with lengths")
+        raise ValueError(
+            f"x must have shape (T, B, I) or (T, B) with lengths, got {came}"
+        )
     T, B = x.shape[:2]
     counts = from_lengths(lengths, T, B)
     if T and (counts == T).all():

@@ -50,6 +50,11 @@ class Pieces:
             raise TypeError(
                 f"loss must be a function of z and target, got {type(loss).__name__}"
             )
+        if not hasattr(stream, "__iter__") and not hasattr(stream, "__getitem__"):
+            raise TypeError(
+                "stream must be a pair (x, target) or give such pairs, "
+                f"got {type(stream).__name__}"
+            )
         if reset_state is not None and resets is None:
             raise ValueError("reset_state needs resets, got None")
         self.stream, self.k, self.loss = stream, k, loss
@@ -80,11 +85,9 @@ class Pieces:
     def _piece(self, start: int, x: Array, target: Array) -> Piece:
         piece = Piece(x, target, self.loss)
         batch = batch_shape(x)
-        if self._lengths is not None:
-            if len(batch) != 1:
-                raise ValueError(
-                    f"x must have shape (T, B, I) or (T, B) with lengths, got {x.shape}"
-                )
+        if self._lengths is not None and len(batch) != 1:
+            piece.lengths = self._lengths  # for forward to refuse x
+        elif self._lengths is not None:
             lengths = from_lengths(self._lengths, self._T, *batch)
             piece.valid = np.arange(start, start + len(x))[:, np.newaxis] < lengths
             piece.lengths = lengths_of_piece(lengths, start, len(x))
@@ -108,9 +111,11 @@ class Pieces:
     def _pairs(self) -> Iterator[tuple[Array, Array]]:
         """Yield k steps of x and target, however long those are that they come in."""
         left: list[tuple[Array, Array]] = []
-        have, k, stream = 0, self.k, self.stream
+        first, have, k, stream = None, 0, self.k, self.stream
         for pair in [stream] if isinstance(stream, tuple) else stream:
             x, target = _as_pair(pair)
+            first = first or (x[:0], target[:0])
+            _check_like(first, x, target)
             start = 0
             while have + len(x) - start >= k:
                 stop = start + k - have
@@ -167,7 +172,10 @@ class Piece:
         value = as_number("the value of loss(z, target)", value)
         dz = as_real("dz", dz, z.dtype)
         if dz.shape != z.shape:
-            raise ValueError(f"dz must have the shape of z, {z.shape}, got {dz.shape}")
+            without = "" if valid is None else " without padding"
+            raise ValueError(
+                f"dz must have the shape of z{without}, {z.shape}, got {dz.shape}"
+            )
         return value, spread(valid, dz)
 
 
@@ -197,6 +205,17 @@ def _as_pair(pair: Any) -> tuple[Array, Array]:
             f"got shapes {x.shape} and {target.shape}"
         )
     return x, target
+
+
+def _check_like(first: tuple[Array, Array], x: Array, target: Array) -> None:
+    """Refuse steps that are no continuation of the first ones."""
+    for name, one, other in zip(("x", "target"), first, (x, target), strict=True):
+        if one.shape[1:] != other.shape[1:] or one.dtype != other.dtype:
+            rest = "".join(f", {n}" for n in one.shape[1:])
+            raise ValueError(
+                f"{name} must go on as it began, {one.dtype} of shape (t{rest}), "
+                f"got {other.dtype} of shape {other.shape}"
+            )
 
 
 def _joined(parts: list[tuple[Array, Array]]) -> tuple[Array, Array]:

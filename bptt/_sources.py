@@ -112,10 +112,11 @@ class Resets:
         if self._ask is not None:
             return form.flags("resets(start, x)", self._ask(start, x))
         assert self._all is not None
-        end = start + len(x)
-        if len(self._all) < end:
+        end, steps = start + len(x), len(self._all)
+        if steps < end:
             self._refuse(f"{end} or more")
-        return form.flags("resets", self._all[start:end])
+        whole = Rectangle(steps, form.B, form.batched)
+        return whole.flags("resets", self._all)[start:end]
 
     def check_end(self, steps: int) -> None:
         """Refuse what was said of more steps than there are, or fewer."""

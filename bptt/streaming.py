@@ -4,7 +4,8 @@ The first reading runs forward and keeps the state at each chunk's start. The se
 goes from the last chunk to the first: a chunk is run forward again from the state that
 was kept, the loss is asked for its gradient, and the error is carried to the chunk
 before. Neither x nor the states are ever there for more than a few chunks, and nothing
-is written to a file.
+is written to a file. (What was read of a memmap counts as resident until the system
+needs the room.)
 
 A source is one of
 
