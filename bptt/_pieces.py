@@ -114,8 +114,13 @@ class Pieces:
         first, have, k, stream = None, 0, self.k, self.stream
         for pair in [stream] if isinstance(stream, tuple) else stream:
             x, target = _as_pair(pair)
-            first = first or (x[:0], target[:0])
-            _check_like(first, x, target)
+            kind = _kind(x, target)
+            first = first or kind
+            for name, began, came in zip(("x", "target"), first, kind, strict=True):
+                if came != began:
+                    raise ValueError(
+                        f"{name} must go on as it began, {began}, got {came}"
+                    )
             start = 0
             while have + len(x) - start >= k:
                 stop = start + k - have
@@ -207,15 +212,13 @@ def _as_pair(pair: Any) -> tuple[Array, Array]:
     return x, target
 
 
-def _check_like(first: tuple[Array, Array], x: Array, target: Array) -> None:
-    """Refuse steps that are no continuation of the first ones."""
-    for name, one, other in zip(("x", "target"), first, (x, target), strict=True):
-        if one.shape[1:] != other.shape[1:] or one.dtype != other.dtype:
-            rest = "".join(f", {n}" for n in one.shape[1:])
-            raise ValueError(
-                f"{name} must go on as it began, {one.dtype} of shape (t{rest}), "
-                f"got {other.dtype} of shape {other.shape}"
-            )
+def _kind(x: Array, target: Array) -> tuple[str, str]:
+    """Return what all steps of a stream have in common, in words."""
+    ids = "token ids" if x.dtype.kind in "iu" else "features"
+    first, second = (
+        "(t" + "".join(f", {n}" for n in array.shape[1:]) + ")" for array in (x, target)
+    )
+    return f"{ids} of shape {first}", f"shape {second}"
 
 
 def _joined(parts: list[tuple[Array, Array]]) -> tuple[Array, Array]:

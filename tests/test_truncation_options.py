@@ -1,6 +1,7 @@
 """Truncated BPTT by definition: through resets, in padding, with a clipped error."""
 
 import itertools
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -354,6 +355,25 @@ def test_without_a_cut_each_border_is_weighted(what, rng):
         close(getattr(update.grads, name), grad, TERMS)
 
 
+def test_no_piece_is_kept_that_is_behind_the_window():
+    alive = []
+
+    def chunks():
+        for start in range(0, 30, 5):
+            chunk = np.ones((5, B, I))
+            alive.append(weakref.ref(chunk))
+            yield chunk, np.full((5, B, H), start / 10)
+            del chunk
+            assert sum(ref() is not None for ref in alive) == 1
+
+    arguments = np.ones((I, H)), np.eye(H) / 2
+    for k2 in (5, 8):
+        alive.clear()
+        options = {"loss": loss, "k1": 5, "k2": k2, "lengths": [30] * B}
+        updates = list(truncated(chunks(), *arguments, **options))
+        assert len(updates) == 6
+
+
 x, target = np.ones((T, B, I)), np.ones((T, B, H))
 W, V = np.ones((I, H)), np.eye(H)
 chunks = [(x[:5], target[:5]), (x[5:], target[5:])]
@@ -400,9 +420,9 @@ def walk(stream=(x, target), loss=loss, k1=4, **options):
         (walk(loss=lambda z, target: (0.0, z[1:])), "dz must have the shape of z, (4, 5, 4), got (3, 5, 4)"),
         (walk(loss=lambda z, target: (0.0, x), lengths=[T] * B), "dz must have the shape of z without padding, (20, 4), got (11, 5, 3)"),
         (walk(None), "stream must be a pair (x, target) or give such pairs, got NoneType"),
-        (walk([(x, target), (x[:, 1:], target[:, 1:])]), "x must go on as it began, float64 of shape (t, 5, 3), got float64 of shape (11, 4, 3)"),
-        (walk([(x, target), (x, target[:, 0])]), "target must go on as it began, float64 of shape (t, 5, 4), got float64 of shape (11, 4)"),
-        (walk([(x[:1], target[:1]), (np.ones((1, B, I), int), target[:1])]), "x must go on as it began, float64 of shape (t, 5, 3), got int64 of"),
+        (walk([(x, target), (x[:, 1:], target[:, 1:])]), "x must go on as it began, features of shape (t, 5, 3), got features of shape (t, 4, 3)"),
+        (walk([(x, target), (x, target[:, 0])]), "target must go on as it began, shape (t, 5, 4), got shape (t, 4)"),
+        (walk([(x[:1], target[:1]), (np.ones((1, B, I), int), target[:1])]), "x must go on as it began, features of shape (t, 5, 3), got token ids of shape (t, 5, 3)"),
         (walk(loss="squared_error"), "loss must be a function of z and target, got str"),
     ],
 )  # fmt: skip
