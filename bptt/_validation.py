@@ -195,17 +195,19 @@ def as_size(name: str, value: Any) -> int:
 
 def as_number(name: str, value: Any) -> float:
     """Return value as a float."""
-    came = repr(value)
-    if np.ndim(value) and isinstance(value, np.ndarray):
-        came = f"an array of shape {_shape(value.shape)}"
-    elif isinstance(value, SupportsFloat):
+    if type(value) is float:
+        return value
+    if isinstance(value, np.ndarray) and value.ndim:
+        shape = _shape(value.shape)
+        raise TypeError(f"{name} must be a number, got an array of shape {shape}")
+    if isinstance(value, SupportsFloat):
         try:
             return float(value)
         except OverflowError:
             raise ValueError(f"{name} must fit a float64, got {value!r}") from None
         except (TypeError, ValueError):
             pass
-    raise TypeError(f"{name} must be a number, got {came}")
+    raise TypeError(f"{name} must be a number, got {value!r}")
 
 
 def as_fraction(name: str, value: Any) -> float:
