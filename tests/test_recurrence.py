@@ -162,8 +162,14 @@ def test_no_steps(dtype, rng):
         assert not leaf.any()
     # The last state is the initial one, so the loss on it is a loss on z0.
     np.testing.assert_array_equal(grads.z0, case.dz_last)
-    _, tape = bptt.forward(case.x, case.W, case.V)
+    _, tape = bptt.forward(case.x, case.W, case.V, case.b)
     assert not bptt.backward(tape, case.dz).z0.any()
+    # What is done to an error is done to none.
+    options = {"clip_error": 0.1, "record": True}
+    clipped, flow = bptt.backward(tape, dz_last=case.dz_last, **options)
+    for leaf, other in zip(clipped, grads, strict=True):
+        assert leaf is other is None or (leaf == other).all()
+    assert flow.norms.shape == (0, 3)
 
 
 @DTYPES
