@@ -84,7 +84,7 @@ class Pieces:
 
     def _piece(self, start: int, x: Array, target: Array) -> Piece:
         piece = Piece(x, target, self.loss)
-        if self._lengths is self._resets is None:
+        if self._lengths is None and self._resets is None:
             return piece
         batch = batch_shape(x)
         if self._lengths is not None and len(batch) != 1:

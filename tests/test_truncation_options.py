@@ -11,7 +11,7 @@ from ragged import close, same_bits
 from tolerances import normwise_bound
 
 import bptt
-from bptt import _pieces, _window
+from bptt import _backend, _pieces, _window
 from bptt._inputs import as_error_clip
 from bptt._pieces import Pieces
 from bptt.activations import Activation
@@ -240,6 +240,9 @@ def test_all_updates_add_up_to_the_gradient_when_nothing_is_cut(what, k1, rng):
         close(total, getattr(expected, name), len(updates) * TERMS)
 
 
+@pytest.mark.skipif(
+    _backend.backend != "compiled", reason="NumPy orders its sums by the shape"
+)
 @pytest.mark.parametrize(("k1", "k2"), WINDOWS)
 def test_options_that_say_nothing_change_no_bit(k1, k2, rng):
     run = Run(rng)
