@@ -277,13 +277,16 @@ class Ragged:
 Form = Rectangle | Ragged
 
 
-def from_lengths(value: ArrayLike, T: int, B: int) -> Array:
-    """Return lengths (B,) of a padded batch, each from 0 to T."""
+def from_lengths(value: ArrayLike, T: int | None, B: int) -> Array:
+    """Return lengths (B,) of a padded batch, each from 0 to T, where that is known."""
     lengths = _as_counts("lengths", value)
     check_shape("lengths", lengths, "(B,)", (B,))
-    if len(lengths) and not 0 <= lengths.min() <= lengths.max() <= T:
-        wrong = lengths.min() if lengths.min() < 0 else lengths.max()
-        raise ValueError(f"lengths must be from 0 to T = {T}, got {wrong}")
+    least, most = lengths.min(initial=0), lengths.max(initial=0)
+    if least < 0 or (T is not None and most > T):
+        wanted = "at least 0" if T is None else f"from 0 to T = {T}"
+        raise ValueError(
+            f"lengths must be {wanted}, got {least if least < 0 else most}"
+        )
     return lengths
 
 

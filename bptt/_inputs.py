@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +20,7 @@ from bptt._validation import (
     check_ndim,
     check_not_empty,
     check_shape,
+    walks,
 )
 from bptt.activations import Activation
 
@@ -55,12 +56,15 @@ def as_cells(
         x, batched = as_input(x, I, dtype)
         return x, Rectangle(x.shape[0], x.shape[1], batched)
     x = as_array("x", x)
+    came = x.shape
     if x.dtype.kind not in "iu" or x.ndim not in (1, 2):
         x, batched = as_input(x, I, dtype)
     else:
         batched = x.ndim == 2
     if not batched:
-        raise ValueError("x must have shape (T, B, I) or (T, B) with lengths")
+        raise ValueError(
+            f"x must have shape (T, B, I) or (T, B) with lengths, got {came}"
+        )
     T, B = x.shape[:2]
     counts = from_lengths(lengths, T, B)
     if T and (counts == T).all():
@@ -136,6 +140,24 @@ def as_budget(
         None if memory is None else as_bytes("memory", memory),
         None if checkpoint is None else as_size("checkpoint", checkpoint),
     )
+
+
+class ErrorClip(TypedDict, total=False):
+    """The options of `bptt.backward` that bound the error, for those who pass it on."""
+
+    clip_error: float | None
+    clip_error_value: float | None
+
+
+NO_CLIP: ErrorClip = {}
+
+
+def as_error_clip(
+    clip_error: float | None, clip_error_value: float | None
+) -> ErrorClip:
+    """Return what `bptt.backward` takes, checked before anything is computed."""
+    as_flow(clip_error, clip_error_value, False)
+    return {"clip_error": clip_error, "clip_error_value": clip_error_value}
 
 
 def as_flow(
@@ -214,12 +236,7 @@ def as_steps(array: Array, back: bool) -> Array:
     """Return an array (T, B, K) whose steps the kernels can walk through: one after the
     other in memory, or if back one before the other, with rows any distance apart.
     """
-    T, B, K = array.shape
-    step, row, entry = array.strides
-    if back:
-        step = -step
-    walks = T < 2 or (step > 0 if B == 1 else step == B * row)
-    if walks and (B < 2 or row > 0) and (K < 2 or entry == array.itemsize):
+    if walks(array, back):
         return array
     return np.ascontiguousarray(array[::-1])[::-1] if back else array.copy("C")
 

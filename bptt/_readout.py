@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bptt import losses
+from bptt._inputs import ErrorClip
 from bptt._omega import with_omega
 from bptt._parameters import Shapes
 from bptt._stack import Stack
@@ -107,17 +108,23 @@ def targets_of(tape: StackTape, readout: str, target: Any) -> Any:
         return target
     if tape.valid is None:
         return tape.order.joined("target", target, "(T, ..)")
+    return without_padding(tape.valid, target)
+
+
+def without_padding(valid: Array, target: Any) -> Array:
+    """Return the targets of the steps (T, B) that are no padding."""
     target = as_array("target", target)
-    check_shape("target", target, "(T, B, ..)", tape.valid.shape, axes=2)
-    return target[tape.valid]
+    check_shape("target", target, "(T, B, ..)", valid.shape, axes=2)
+    rows: Array = target[valid]
+    return rows
 
 
-def spread(tape: StackTape, rows: Array) -> Array:
+def spread(valid: Array | None, rows: Array) -> Array:
     """Return what belongs to the states that are read with T and B, 0 in padding."""
-    if tape.valid is None:
+    if valid is None:
         return rows
-    whole = np.zeros((*tape.valid.shape, *rows.shape[1:]), rows.dtype)
-    whole[tape.valid] = rows
+    whole = np.zeros((*valid.shape, *rows.shape[1:]), rows.dtype)
+    whole[valid] = rows
     return whole
 
 
@@ -186,11 +193,12 @@ def learn(
     by_leaf: bool,
     need_x_grad: bool,
     term: OmegaTerm | None,
+    error: ErrorClip,
 ) -> tuple[float, NetworkGradients | StackGradients]:
     """Return the loss on the states of layers, and all gradients."""
     if by_leaf:
         leaves = LeafLoss(params, loss, tape, target)
-        grads = stack.backward(tape, leaves, need_x_grad=need_x_grad)
+        grads, _ = stack.flows_back(tape, leaves, need_x_grad=need_x_grad, **error)
         return leaves.value, with_readout(grads, leaves.dU, leaves.dc)
     rows = rows_of(z, tape, readout, stack.directions)
     target = targets_of(tape, readout, target)
@@ -198,8 +206,8 @@ def learn(
     if readout == "last":
         dz, dz_last = None, last_of(tape, stack.directions, drows)
     else:
-        dz, dz_last = spread(tape, drows), None
-    grads = stack.backward(tape, dz, dz_last, need_x_grad=need_x_grad)
+        dz, dz_last = spread(tape.valid, drows), None
+    grads, _ = stack.flows_back(tape, dz, dz_last, need_x_grad=need_x_grad, **error)
     if term is not None:
         grads = with_omega(grads, tape, dz, dz_last, term)
     return value, with_readout(grads, dU, dc)

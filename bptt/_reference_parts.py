@@ -180,7 +180,10 @@ def backward(
             da[row] = 0
     if segment.da_first is not None:
         segment.da_first[...] = da
-    dz0[...] = da @ V.T
+    if steps.T:
+        dz0[...] = da @ V.T
+    else:
+        dz0[...] = 0 if dz_last is None else dz_last
 
 
 def treat(e: Array, slope: Array, flow: Flow, cells: slice) -> Array:

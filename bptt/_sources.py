@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from math import isqrt
 from typing import Any, Protocol
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bptt import _backend
+from bptt._forms import Rectangle
 from bptt._validation import as_array, as_size
 
 Array = NDArray[Any]
@@ -81,6 +82,53 @@ class Source:
                 )
             while chunks:
                 yield first + len(chunks) - 1, chunks.pop()
+
+
+class Resets:
+    """Where sequences start anew: said of all steps, or asked chunk by chunk.
+
+    Parameters
+    ----------
+    resets : array_like of bool of shape (T, B), or (T,) for all, or callable
+        A function ``resets(start, x)`` returns those of x, the steps from start + 1 on.
+    source : str
+        What has T steps, in messages.
+    """
+
+    def __init__(
+        self, resets: ArrayLike | Callable[[int, Array], ArrayLike], source: str
+    ) -> None:
+        self.source = source
+        self._ask = resets if callable(resets) else None
+        self._all: Array | None = None
+        if not callable(resets):
+            self._all = as_array("resets", resets)
+            if self._all.ndim not in (1, 2):
+                shape = self._all.shape
+                raise ValueError(f"resets must have shape (T, B) or (T,), got {shape}")
+
+    def of(self, start: int, x: Array, form: Rectangle) -> Array:
+        """Return those of x, the steps from start + 1 on, as (t, B)."""
+        if self._ask is not None:
+            return form.flags("resets(start, x)", self._ask(start, x))
+        assert self._all is not None
+        end, steps = start + len(x), len(self._all)
+        if steps < end:
+            self._refuse(f"{end} or more")
+        whole = Rectangle(steps, form.B, form.batched)
+        return whole.flags("resets", self._all)[start:end]
+
+    def check_end(self, steps: int) -> None:
+        """Refuse what was said of more steps than there are, or fewer."""
+        if self._all is not None and len(self._all) != steps:
+            self._refuse(steps)
+
+    def _refuse(self, steps: object) -> None:
+        assert self._all is not None
+        raise ValueError(
+            f"resets must have as many steps as the {self.source}, {steps}, "
+            f"got {len(self._all)}"
+        )
 
 
 class Slices:

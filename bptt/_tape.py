@@ -9,6 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bptt._parts import Flow
+from bptt._validation import (
+    check_dtype,
+    check_entries,
+    check_ndim,
+    check_shape,
+    check_walks,
+    in_entries,
+    walks,
+)
 from bptt.activations import Activation
 
 Array = NDArray[Any]
@@ -86,20 +95,58 @@ class Tape:
     batched: bool
 
     def __post_init__(self) -> None:
-        # The kernels trust a tape, and anyone can call this class.
-        (T, B), (I, H) = self.x.shape[:2], self.W.shape
-        ids = self.x.ndim == 2
+        # The kernels trust a tape, and anyone can call this class. Written for speed:
+        # what `forward` made fits, and it makes a tape in every call.
+        x, W, V, b, z = self.x, self.W, self.V, self.b, self.z
+        dtype, ids = z.dtype, x.ndim == 2
         if (
-            self.z.shape != (T + 1, B, H)
-            or self.V.shape != (H, H)
-            or self.x.shape != ((T, B) if ids else (T, B, I))
-            or not (self.W.dtype == self.V.dtype == self.z.dtype)
-            or (ids and self.x.flags.writeable)
-            or (not ids and self.x.dtype != self.z.dtype)
+            z.ndim != 3
+            or not (W.ndim == V.ndim == 2 <= x.ndim <= 3)
+            or x.shape[:2] != (len(z) - 1, z.shape[1])
+            or not (z.shape[2] == W.shape[1] == V.shape[0] == V.shape[1])
+            or not (W.dtype == V.dtype == dtype)
+            or (b is not None and not (b.shape == W.shape[1:] and b.dtype == dtype))
+            or (x.dtype != np.intp or x.flags.writeable if ids else x.dtype != dtype)
+            or not (ids or x.shape[2] == W.shape[0])
+            or not ((x.flags.c_contiguous and z.flags.c_contiguous) or self._walks())
+            or not (W.flags.c_contiguous or in_entries(W))
+            or not (V.flags.c_contiguous or in_entries(V))
         ):
+            self._refuse()
+
+    def _walks(self) -> bool:
+        """Whether the kernels can walk through x and z, the one as the other."""
+        return walks(self.x, self.back) and walks(self.z, self.back)
+
+    def _refuse(self) -> None:
+        """Say which part of a tape does not fit the others."""
+        x, W, z, ids = self.x, self.W, self.z, self.x.ndim == 2
+        check_ndim("W", W, "(I, H)")
+        I, H = W.shape
+        if x.ndim not in (2, 3) or (ids and x.dtype.kind not in "iu"):
             raise ValueError(
-                "a Tape comes from forward; these parts are of no one call"
+                "x must have shape (T, B, I), or (T, B) of token ids, "
+                f"got {x.dtype} of shape {x.shape}"
             )
+        T, B = x.shape[:2]
+        if not ids:
+            check_shape("x", x, "(T, B, I)", (T, B, I))
+        check_dtype("x", x, np.intp if ids else W.dtype)
+        for name, letters, shape in (
+            ("V", "(H, H)", (H, H)),
+            ("b", "(H,)", (H,)),
+            ("z", "(T + 1, B, H)", (T + 1, B, H)),
+        ):
+            array = getattr(self, name)
+            if array is not None:
+                check_shape(name, array, letters, shape)
+                check_dtype(name, array, W.dtype)
+        if ids and x.flags.writeable:
+            raise ValueError("x of token ids must be read-only, got a writeable array")
+        check_walks("z", z, self.back)
+        check_walks("x", x, self.back)
+        for name in "WV":
+            check_entries(name, getattr(self, name))
 
     @property
     def back(self) -> bool:
@@ -151,10 +198,7 @@ def check_gradients(out: Gradients, tape: Tape, need_x_grad: bool) -> None:
             raise ValueError(f"out.{name} must have shape {shape}, got {came}")
         if leaf is None:
             continue
-        if leaf.dtype != tape.z.dtype:
-            raise TypeError(
-                f"out.{name} must have dtype {tape.z.dtype}, got {leaf.dtype}"
-            )
+        check_dtype(f"out.{name}", leaf, tape.z.dtype)
         if not (leaf.flags.carray and leaf.flags.writeable):
             raise ValueError(f"out.{name} must be contiguous and writeable")
 

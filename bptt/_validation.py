@@ -59,7 +59,7 @@ def as_real(
             f"{name} must have dtype {np.dtype(dtype)} like the other arrays, "
             f"got {array.dtype}; pass {name}.astype(np.{np.dtype(dtype)})"
         )
-    if not contiguous and all(s % array.itemsize == 0 for s in array.strides):
+    if not contiguous and in_entries(array):
         return np.require(array, native, ["A"])
     return np.require(array, native, ["C", "A"])
 
@@ -117,6 +117,63 @@ def check_ndim(name: str, array: Array, letters: str) -> None:
         raise ValueError(f"{name} must have shape {letters}, got {_shape(array.shape)}")
 
 
+def in_entries(array: Array) -> bool:
+    """Whether the entries of an array are a whole number of them apart."""
+    if array.flags.c_contiguous:
+        return True
+    return all(stride % array.itemsize == 0 for stride in array.strides)
+
+
+def check_entries(name: str, array: Array) -> None:
+    """Refuse an array whose entries are parts of an entry apart."""
+    if not in_entries(array):
+        raise ValueError(
+            f"{name} must have strides in whole entries of {array.itemsize} bytes, "
+            f"got {array.strides}; pass np.ascontiguousarray({name})"
+        )
+
+
+def walks(array: Array, back: bool = False) -> bool:
+    """Whether the kernels can walk through the steps of an array (T, B, K), or of ids
+    (T, B): one after the other in memory, or if back one before the other.
+
+    The rows of a step may be any distance apart; ids stand one beside the other.
+    """
+    if not (back and len(array) > 1) and array.flags.c_contiguous:
+        return True
+    if array.ndim == 2 or array.size == 0:
+        return bool(array[:: -1 if back else 1].flags.c_contiguous)
+    T, B, K = array.shape
+    step, row, entry = array.strides
+    step = -step if back else step
+    follows = T < 2 or (step > 0 if B == 1 else step == B * row)
+    apart = (step if T > 1 else 0) if B == 1 else row
+    return (
+        follows
+        and (apart > 0 or B * T == 1)
+        and apart % array.itemsize == 0
+        and (K < 2 or entry == array.itemsize)
+    )
+
+
+def check_walks(name: str, array: Array, back: bool) -> None:
+    """Refuse an array whose steps the kernels cannot walk through."""
+    if walks(array, back):
+        return
+    order = "one before the other, like those of z" if back else "one after the other"
+    remedy = f"np.ascontiguousarray({name}{'[::-1]' * back}){'[::-1]' * back}"
+    raise ValueError(
+        f"{name} must have its steps in memory {order}, got strides {array.strides} of "
+        f"shape {array.shape}; pass {remedy}"
+    )
+
+
+def check_dtype(name: str, array: Array, dtype: DTypeLike) -> None:
+    """Refuse an array of another dtype."""
+    if array.dtype != dtype:
+        raise TypeError(f"{name} must have dtype {np.dtype(dtype)}, got {array.dtype}")
+
+
 def check_not_empty(name: str, letter: str, size: int) -> None:
     """Refuse a size of 0."""
     if size == 0:
@@ -136,11 +193,26 @@ def as_size(name: str, value: Any) -> int:
     return size
 
 
+def as_number(name: str, value: Any) -> float:
+    """Return value as a float."""
+    if type(value) is float:
+        return value
+    if isinstance(value, np.ndarray) and value.ndim:
+        shape = _shape(value.shape)
+        raise TypeError(f"{name} must be a number, got an array of shape {shape}")
+    if isinstance(value, SupportsFloat):
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError(f"{name} must fit a float64, got {value!r}") from None
+        except (TypeError, ValueError):
+            pass
+    raise TypeError(f"{name} must be a number, got {value!r}")
+
+
 def as_fraction(name: str, value: Any) -> float:
     """Return value as a float from 0 to below 1."""
-    if not isinstance(value, SupportsFloat) or isinstance(value, str):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    number = float(value)
+    number = as_number(name, value)
     if not 0 <= number < 1:
         raise ValueError(f"{name} must be from 0 to below 1, got {value!r}")
     return number
@@ -148,12 +220,9 @@ def as_fraction(name: str, value: Any) -> float:
 
 def as_positive(name: str, value: Any) -> float:
     """Return value as a float above 0; infinity is allowed."""
-    if not isinstance(value, SupportsFloat):
+    number = as_number(name, value)
+    if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    try:
-        number = float(value)
-    except OverflowError:
-        raise ValueError(f"{name} must fit a float64, got {value!r}") from None
     if math.isnan(number) or number <= 0:
         raise ValueError(f"{name} must be positive, got {value!r}")
     return number

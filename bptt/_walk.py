@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from bptt import initializers
 from bptt._forms import Rectangle, from_lengths, is_list
+from bptt._inputs import NO_CLIP, ErrorClip
+from bptt._pieces import lengths_of_piece
 from bptt._readout import NetworkGradients
 from bptt._stack import States
 from bptt._stack_tape import StackGradients
@@ -73,15 +75,17 @@ class Walk:
         first = piece * self.k1
         x, target = x[first : first + self.k1], target[first : first + self.k1]
         if lengths is not None:
-            lengths = np.clip(lengths - first, 0, len(x))
-            if (lengths == len(x)).all():
-                lengths = None
+            lengths = lengths_of_piece(lengths, first, len(x))
         if resets is not None:
             resets = resets[first : first + self.k1]
         return Batch(x, target, lengths, resets)
 
     def loss_and_gradients(
-        self, step: int, piece: Batch, seed: initializers.Seed
+        self,
+        step: int,
+        piece: Batch,
+        seed: initializers.Seed,
+        error: ErrorClip = NO_CLIP,
     ) -> tuple[float, NetworkGradients | StackGradients]:
         """Read the piece of this step, and return the loss and what k2 steps give."""
         if step % self.pieces == 0:
@@ -94,6 +98,7 @@ class Walk:
             lengths=piece.lengths,
             resets=piece.resets,
             seed=seed,
+            error=error,
         )
 
     def forget(self) -> None:

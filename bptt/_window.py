@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bptt._directions import Order
 from bptt._forms import Ragged, Rectangle
+from bptt._inputs import NO_CLIP, ErrorClip
 from bptt._runs import Run
 from bptt._stack import Stack, States
 from bptt._stack_tape import StackGradients, StackTape
@@ -44,9 +45,13 @@ class Window:
         self.stack, self.k2 = stack, k2
         self.start(None)
 
-    def start(self, state: States) -> None:
-        """Forget all steps: the next piece is the first of a sequence."""
+    def start(self, state: States, reset_state: States = None) -> None:
+        """Forget all steps: the next piece is the first of a sequence.
+
+        Its resets start from the state of each cell that is given, by default 0.
+        """
         self.state = state
+        self._again = reset_state if reset_state is not None else self.stack.zeros()
         self._tape: StackTape | None = None
         self._kept: dict[str, _Rolling] = {}
         self._dz, self._filled = np.empty(0), 0
@@ -69,7 +74,7 @@ class Window:
     ) -> tuple[Array, StackTape]:
         """Read the next piece; return the states of the last layer, and its tape.
 
-        Resets start from 0, and go with all pieces of a sequence or with none.
+        Resets go with all pieces of a sequence or with none.
         """
         whole = np.shape(x)[0] >= self.k2
         if whole:
@@ -87,7 +92,7 @@ class Window:
             self.state,
             lengths=lengths,
             resets=resets,
-            reset_state=None if resets is None else self.stack.zeros(),
+            reset_state=None if resets is None else self._again,
             generator=generator,
         )
         if not whole:
@@ -95,7 +100,7 @@ class Window:
         self.state, self._tape = tape.z_last.copy(), tape
         return z, tape
 
-    def backward(self, dz: Array) -> StackGradients:
+    def backward(self, dz: Array, error: ErrorClip = NO_CLIP) -> StackGradients:
         """Return the gradients of a loss on the states of the last piece.
 
         They take the states of earlier pieces as they were, and the parameters as they
@@ -106,12 +111,12 @@ class Window:
         if self._kept and tape.valid is None:
             tape = self._kept_tape()
             dz = self._padded(dz, tape.shape[0])
-        grads = self.stack.backward(tape, dz, need_x_grad=False)
+        grads = self._back(tape, dz, None, error)
         if self._kept and tape.valid is not None:
             # Where sequences end is in the last piece: those before are whole to all
             # that go on to it, and no error comes to the others.
             earlier = self._kept_tape(before=tape.shape[0])
-            more = self.stack.backward(earlier, None, grads.z0, need_x_grad=False)
+            more = self._back(earlier, None, grads.z0, error)
             for name, total in grads.params.items():
                 total += more.params[name]
             grads = grads._replace(z0=more.z0)
@@ -184,6 +189,15 @@ class Window:
             if mask is not None:
                 self._append(f"mask.{layer}", mask, self.k2)
 
+    def _back(
+        self,
+        tape: StackTape,
+        dz: Array | None,
+        dz_last: Array | None,
+        error: ErrorClip,
+    ) -> StackGradients:
+        return self.stack.flows_back(tape, dz, dz_last, need_x_grad=False, **error)[0]
+
     def _padded(self, dz: Array, steps: int) -> Array:
         """Return dz with 0 before it: the losses of earlier pieces had their turn."""
         if len(self._dz) < steps:
@@ -211,7 +225,8 @@ class Window:
             x.flags.writeable = z.flags.writeable = False
             kept = Tape(x, one.W, one.V, one.b, z, one.activation, one.batched)
             if "resets" in self._kept:
-                kept = _with_resets(kept, self._kept["resets"].last()[:steps])
+                flags = self._kept["resets"].last()[:steps]
+                kept = _with_resets(kept, flags, self._again[cell])
             tapes.append(kept)
         masks = tuple(
             None if mask is None else self._kept[f"mask.{layer}"].last()[:steps]
@@ -238,15 +253,16 @@ def _steps_of(tape: Tape) -> tuple[Array, Array]:
     )
 
 
-def _with_resets(tape: Tape, flags: Array) -> Tape:
-    """Return a tape whose rows start anew from 0 where flags (T, B) say so."""
+def _with_resets(tape: Tape, flags: Array, again: ArrayLike) -> Tape:
+    """Return a tape whose rows start anew from a state where flags (T, B) say so."""
     T, B = flags.shape
     form = Rectangle(T, B, tape.batched)
     layout = form.layout(flags, first=0, apart=True)
     if layout is None:
         return tape
     first, last = tape.z[0], tape.z[-1]
-    layout = layout._replace(starts=np.concatenate([first, np.zeros_like(first)]))
+    starts = np.concatenate([first, np.broadcast_to(again, first.shape)])
+    layout = layout._replace(starts=starts)
     return Run(
         tape.x, tape.W, tape.V, tape.b, tape.z, tape.activation, tape.batched,
         form, layout, first, last, None, [], [0],

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from bptt import _network_file, _parameters, initializers, losses, serialization
+from bptt._inputs import NO_CLIP, ErrorClip, as_error_clip
 from bptt._parameters import Init, Shapes
 from bptt._readout import (
     NetworkGradients,
@@ -158,6 +159,8 @@ class Network:
         omega: float | OmegaTerm | None = None,
         memory: int | str | None = None,
         checkpoint: int | None = None,
+        clip_error: float | None = None,
+        clip_error_value: float | None = None,
         seed: initializers.Seed = None,
     ) -> tuple[float, NetworkGradients | StackGradients]:
         """Return the loss and all its gradients.
@@ -188,6 +191,9 @@ class Network:
             As in `RNN.forward`: keep only some states, and no readout of all steps.
             Where that is "every" the loss is taken part by part, and differs by
             rounding; then for one direction, and sequences of one length.
+        clip_error, clip_error_value : float, optional
+            As in `RNN.backward`. They bound the error in the layers: the loss, dU and
+            dc are as they were, and so are the gradients of omega.
         seed : int or numpy.random.Generator, optional
             Where dropout comes from.
 
@@ -212,7 +218,7 @@ class Network:
         found = learn(
             self.stack, self.params, z, tape, target, loss=self.loss,
             readout=self.readout, by_leaf=every and bool(budget),
-            need_x_grad=need_x_grad, term=term,
+            need_x_grad=need_x_grad, term=term, error=as_error_clip(clip_error, clip_error_value),
         )  # fmt: skip
         self._keep(tape.z_last)
         return found
@@ -230,14 +236,14 @@ class Network:
         lengths: ArrayLike | None = None,
         resets: ArrayLike | None = None,
         seed: initializers.Seed = None,
+        error: ErrorClip = NO_CLIP,
     ) -> tuple[float, NetworkGradients | StackGradients]:
         """Return the loss of the next piece of a walk, and gradients of its window."""
         generator = initializers.as_generator(seed) if self.stack.dropout else None
         self._check()
         z, tape = window.forward(self.params, x, generator, lengths, resets)
-        rows, target = self._rows(z, tape), targets_of(tape, self.readout, target)
-        loss, dU, dc, drows = read_back(self.params, rows, self.loss, target)
-        grads = window.backward(spread(tape, drows))
+        loss, dU, dc, drows = self._read_back(z, tape, target)
+        grads = window.backward(spread(tape.valid, drows), error)
         assert isinstance(window.state, np.ndarray)
         self._keep(window.state)
         return loss, with_readout(grads, dU, dc)
@@ -275,7 +281,7 @@ class Network:
         z, tape = self._forward(x, z0, lengths, resets, go_on=True)
         f = read(self.params, self._rows(z, tape))
         self._keep(tape.z_last)
-        return f if self.readout == "last" else tape.order.split(spread(tape, f))
+        return f if self.readout == "last" else tape.order.split(spread(tape.valid, f))
 
     def evaluate(
         self,
@@ -391,6 +397,13 @@ class Network:
 
     def _rows(self, z: Array, tape: StackTape) -> Array:
         return rows_of(z, tape, self.readout, self.stack.directions)
+
+    def _read_back(
+        self, z: Array, tape: StackTape, target: Any
+    ) -> tuple[float, Array, Array, Array]:
+        """Return the loss, dU and dc, and the gradient of the states that are read."""
+        rows, target = self._rows(z, tape), targets_of(tape, self.readout, target)
+        return read_back(self.params, rows, self.loss, target)
 
     def _keep(self, z_last: Array) -> None:
         if self.stateful:

@@ -18,8 +18,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bptt._validation import as_positive, check_choice
-from bptt.schedules import Schedule, as_number, as_schedule, rate_at
+from bptt._validation import as_fraction, as_number, as_positive, check_choice
+from bptt.schedules import Schedule, as_schedule, rate_at
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
@@ -169,7 +169,7 @@ class SGD(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(learning_rate)
-        self.momentum = _fraction("momentum", momentum)
+        self.momentum = as_fraction("momentum", momentum)
         self.weight_decay = _not_negative("weight_decay", weight_decay)
         self.nesterov = nesterov
         if nesterov and not momentum:
@@ -225,9 +225,9 @@ class RMSProp(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(learning_rate)
-        self.decay = _fraction("decay", decay)
+        self.decay = as_fraction("decay", decay)
         self.eps = as_positive("eps", eps)
-        self.momentum = _fraction("momentum", momentum)
+        self.momentum = as_fraction("momentum", momentum)
         self.weight_decay = _not_negative("weight_decay", weight_decay)
 
     def _step(self, name: str, p: Array, g: Array, rate: float) -> None:
@@ -293,8 +293,8 @@ class Adam(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(learning_rate)
-        self.beta1 = _fraction("beta1", beta1)
-        self.beta2 = _fraction("beta2", beta2)
+        self.beta1 = as_fraction("beta1", beta1)
+        self.beta2 = as_fraction("beta2", beta2)
         self.eps = as_positive("eps", eps)
         self.weight_decay = _not_negative("weight_decay", weight_decay)
 
@@ -384,13 +384,6 @@ def _check_like(name: str, array: Array, p: Array) -> None:
         raise ValueError(f"{name} must have shape {p.shape}, got {array.shape}")
     if array.dtype != p.dtype:
         raise TypeError(f"{name} must have dtype {p.dtype}, got {array.dtype}")
-
-
-def _fraction(name: str, value: float) -> float:
-    number = as_number(name, value)
-    if not 0 <= number < 1:
-        raise ValueError(f"{name} must be from 0 to below 1, got {value!r}")
-    return number
 
 
 def _not_negative(name: str, value: float) -> float:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import SupportsFloat
 
-from bptt._validation import as_positive, as_size
+from bptt._validation import as_number, as_positive, as_size
 
 Schedule = Callable[[int], float]
 
@@ -187,16 +186,6 @@ def rate_at(schedule: Schedule, step: int) -> float:
             f"got {rate!r} at step {step}"
         )
     return rate
-
-
-def as_number(name: str, value: float) -> float:
-    """Return value as a float."""
-    if not isinstance(value, SupportsFloat):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        raise TypeError(f"{name} must be a number, got {value!r}") from None
 
 
 def as_rate(name: str, value: float) -> float:

@@ -4,7 +4,8 @@ The first reading runs forward and keeps the state at each chunk's start. The se
 goes from the last chunk to the first: a chunk is run forward again from the state that
 was kept, the loss is asked for its gradient, and the error is carried to the chunk
 before. Neither x nor the states are ever there for more than a few chunks, and nothing
-is written to a file.
+is written to a file. (What was read of a memmap counts as resident until the system
+needs the room.)
 
 A source is one of
 
@@ -27,14 +28,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bptt import _backend
+from bptt import _backend, _sources
 from bptt._forms import Rectangle
 from bptt._inputs import as_flow, as_input, as_reset_state, as_rows, with_records
 from bptt._parts import Flow, Layout, Segment
 from bptt._runs import add_starts, with_room
 from bptt._sources import Source, StreamChangedError
 from bptt._tape import ErrorFlow, Gradients, as_error_flow
-from bptt._validation import as_array, as_real, check_ndim, check_shape
+from bptt._validation import as_real, check_ndim, check_shape
 from bptt.activations import Activation, as_activation
 
 Array = NDArray[Any]
@@ -249,14 +250,7 @@ class _Layer:
         if self.b is not None:
             check_shape("b", self.b, "(H,)", (self.H,))
         self.z0, self.activation = z0, as_activation(activation)
-        self.resets: Array | Callable[[int, Array], ArrayLike] | None = None
-        if callable(resets):
-            self.resets = resets
-        elif resets is not None:
-            self.resets = as_array("resets", resets)
-            if self.resets.ndim not in (1, 2):
-                shape = self.resets.shape
-                raise ValueError(f"resets must have shape (T, B) or (T,), got {shape}")
+        self.resets = None if resets is None else _sources.Resets(resets, "source")
         self.B, self.batched = -1, True  # known from the first chunk on
         self.reset_state = reset_state
         if reset_state is not None and resets is None:
@@ -287,22 +281,10 @@ class _Layer:
         if self.resets is None:
             return None
         form = Rectangle(len(x), self.B, self.batched)
-        if isinstance(self.resets, np.ndarray):
-            if len(self.resets) < start + len(x):
-                self._check_steps(f"{start + len(x)} or more")
-            flags = form.flags("resets", self.resets[start : start + len(x)])
-        else:
-            flags = form.flags("resets(start, x)", self.resets(start, self.view(x)))
+        flags = self.resets.of(start, self.view(x), form)
         apart = len(self.starts) > self.B
         layout = form.layout(flags, int(start == 0 and not apart), apart=apart)
         return None if layout is None else layout._replace(starts=self.starts)
-
-    def _check_steps(self, steps: object) -> None:
-        if isinstance(self.resets, np.ndarray) and len(self.resets) != steps:
-            raise ValueError(
-                f"resets must have as many steps as the source, {steps}, "
-                f"got {len(self.resets)}"
-            )
 
     def run(self, x: Array, layout: Layout | None) -> Array:
         """Run forward over a chunk from the state before it; return all its states."""
@@ -321,7 +303,8 @@ class _Layer:
         """Return the state after the last of all steps."""
         if self.B < 0:
             raise ValueError("source must give at least one chunk")
-        self._check_steps(steps)
+        if self.resets is not None:
+            self.resets.check_end(steps)
         return self.state if self.batched else self.state[0]
 
 

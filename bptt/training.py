@@ -17,9 +17,10 @@ import numpy as np
 
 from bptt import _checkpoint
 from bptt._checkpoint import Run
+from bptt._inputs import ErrorClip, as_error_clip
 from bptt._interrupts import Interrupts
 from bptt._progress import Callback, Progress, bar
-from bptt._validation import as_positive, as_size
+from bptt._validation import as_number, as_positive, as_size
 from bptt._walk import Walk
 from bptt.clipping import clip_norm
 from bptt.data import Batches, Data, as_batch, as_batches
@@ -27,7 +28,6 @@ from bptt.flow.regulariser import OmegaTerm, as_term
 from bptt.history import History, Record
 from bptt.network import Network
 from bptt.optimizers import Optimizer
-from bptt.schedules import as_number
 from bptt.serialization import check_path
 
 Validation = Data | Callable[[Network], float]
@@ -44,6 +44,8 @@ def train(
     k1: int | None = None,
     k2: int | None = None,
     clip: float | None = None,
+    clip_error: float | None = None,
+    clip_error_value: float | None = None,
     omega: float | OmegaTerm | None = None,
     nonfinite: str = "raise",
     validation: Validation | None = None,
@@ -80,6 +82,9 @@ def train(
         gradient goes back over a reset, and a sequence starts from 0 there.
     clip : float, optional
         Threshold of the gradient's norm over all parameters, see `bptt.clip_norm`.
+    clip_error, clip_error_value : float, optional
+        Threshold of the norm, and of each entry, of the error dL/dz[t] of a sequence as
+        it flows back, see `bptt.backward`; with k1 too. What comes of it meets clip.
     omega : float or bptt.flow.OmegaTerm, optional
         Weight of the regulariser that keeps the length of errors, `bptt.flow.omega`,
         whose gradient is added before clipping; for a network of one layer, without
@@ -177,6 +182,7 @@ def train(
         epoch=epoch,
         total=_total_steps(steps, epochs, epoch),
         clip=math.inf if clip is None else as_positive("clip", clip),
+        error=as_error_clip(clip_error, clip_error_value),
         omega=as_term(omega),
         nonfinite=nonfinite,
         validation=_as_validation(validation),
@@ -201,6 +207,7 @@ class _Trainer:
         epoch: int | None,
         total: int,
         clip: float,
+        error: ErrorClip,
         omega: OmegaTerm | None,
         nonfinite: str,
         validation: Callable[[Network], float] | None,
@@ -216,6 +223,7 @@ class _Trainer:
         self.epoch = epoch
         self.total = total
         self.clip = clip
+        self.error = error
         self.omega = omega
         self.nonfinite = nonfinite
         self.validation = validation
@@ -285,9 +293,10 @@ class _Trainer:
                 resets=batch.resets,
                 omega=self.omega,
                 seed=seed,
+                **self.error,
             )
         else:
-            loss, grads = run.walk.loss_and_gradients(step, batch, seed)
+            loss, grads = run.walk.loss_and_gradients(step, batch, seed, self.error)
         params = grads.params
         clipped, norm = clip_norm(params, self.clip, nonfinite=self.nonfinite)
         if not math.isfinite(norm):

@@ -2,28 +2,29 @@
 
 A walk reads a stream in pieces. `truncated` goes back a fixed number of steps after
 each piece; `randomized` as far as chance has it, with weights that leave the gradient
-right on average. The parameters may be changed between two pieces.
+right on average. The parameters may be changed between two pieces. Sequences may start
+anew or end on the way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bptt import initializers
+from bptt._inputs import ErrorClip, as_error_clip, as_layer
+from bptt._pieces import Loss, Pieces, Stream
 from bptt._stack import Stack
-from bptt._validation import as_array, as_fraction, as_real, as_size, check_ndim
+from bptt._validation import as_fraction, as_size
 from bptt._window import Window
 from bptt.activations import Activation, as_activation
 from bptt.recurrence import Gradients, Tape, backward, forward
+from bptt.streaming import Resets
 
 Array = NDArray[Any]
-Pair = tuple[ArrayLike, ArrayLike]
-Stream = Pair | Iterable[Pair]
-Loss = Callable[[Array, Array], tuple[float, ArrayLike]]
+Layer = tuple[Array, Array, Array | None]
 
 
 class Update(NamedTuple):
@@ -35,7 +36,7 @@ class Update(NamedTuple):
         That of the steps since the last update.
     grads : Gradients
         Of which x is None, and z0 belongs to the state before the first step that was
-        gone back to.
+        gone back to; what a reset starts from is a constant.
     steps : int
         Steps read so far.
     """
@@ -56,6 +57,11 @@ def truncated(
     k1: int,
     k2: int | None = None,
     activation: str | Activation = "tanh",
+    lengths: ArrayLike | None = None,
+    resets: Resets = None,
+    reset_state: ArrayLike | None = None,
+    clip_error: float | None = None,
+    clip_error_value: float | None = None,
 ) -> Iterator[Update]:
     """Walk along a stream, and every k1 steps go back k2: BPTT(k2; k1).
 
@@ -88,6 +94,21 @@ def truncated(
         Steps to go back, at least k1, which is the default.
     activation : str or Activation, default "tanh"
         The function sigma.
+    lengths : array_like of integers of shape (B,), optional
+        How many steps of the stream each sequence has; what comes after is padding, and
+        of no effect. The loss gets the N steps of a piece that are no padding, one
+        step after another: z (N, H), target (N, ...); where there are none it is not
+        asked, and is 0.
+    resets : array_like of bool of shape (T, B), or (T,) for all, or callable, optional
+        Where True the sequence starts anew at this step, and no gradient goes back
+        further. A function ``resets(start, x)`` returns those of a piece x, whose first
+        step is step start + 1.
+    reset_state : array_like of shape (B, H), or (H,) for all, optional
+        The state, a constant, from which resets start; z0 by default. One at the first
+        step then counts.
+    clip_error, clip_error_value : float, optional
+        As in `bptt.backward`, for e[t], the sum of what comes from all losses of the
+        update.
 
     Yields
     ------
@@ -97,7 +118,9 @@ def truncated(
     Raises
     ------
     TypeError, ValueError
-        As in `bptt.forward`; k2 is less than k1; or x and target differ in length.
+        As in `bptt.forward` and `bptt.backward`; k2 is less than k1; or x and target,
+        lengths or resets are not of as many steps. Those of an iterable are found out
+        when it ends.
 
     References
     ----------
@@ -106,6 +129,7 @@ def truncated(
 
     Examples
     --------
+    >>> import numpy as np
     >>> W, V = np.ones((1, 2)), np.eye(2) / 2
     >>> x, target = np.ones((10, 1)), np.zeros((10, 2))
     >>> def loss(z, target):
@@ -118,42 +142,48 @@ def truncated(
     10
     """
     k1, k2 = as_steps(k1, k2)
-    stack, params = _as_layer(W, V, b, activation)
-    return _updates(stream, stack, params, z0, loss, k1, k2)
+    layer, sigma = as_layer(W, V, b), as_activation(activation)
+    error = as_error_clip(clip_error, clip_error_value)
+    pieces = Pieces(stream, k1, layer, z0, loss, lengths, resets, reset_state)
+    return _updates(pieces, layer, z0, k2, sigma, error)
 
 
 def _updates(
-    stream: Stream,
-    stack: Stack,
-    params: dict[str, Array],
+    pieces: Pieces,
+    layer: Layer,
     state: ArrayLike | None,
-    loss: Loss,
-    k1: int,
     k2: int,
+    sigma: Activation,
+    error: ErrorClip,
 ) -> Iterator[Update]:
-    layer, tape, steps = (params["W"], params["V"], params.get("b")), None, 0
-    window = Window(stack, k2)
-    window.start(None if state is None else [state])
-    for x, target in _pieces(stream, k1):
-        if len(x) == k2:
+    W, V, b = layer
+    params = {"W": W, "V": V} if b is None else {"W": W, "V": V, "b": b}
+    (I, H), dtype = W.shape, W.dtype
+    window = Window(Stack(I, H, 1, 1, 0.0, b is not None, sigma, dtype), k2)
+    window.start(None if state is None else [state], [pieces.reset_state])
+    tape, steps = None, 0
+    for piece in pieces:
+        if len(piece.x) == k2 and piece.plain:
             # As long as the window, and so a run of its own. What is deleted gives its
             # memory to the next piece.
             tape = None
-            z, tape = forward(x, *layer, state, activation=stack.activation)
-            value, dz = loss(z, target)
-            grads = backward(tape, dz, need_x_grad=False)
+            z, tape = forward(piece.x, *layer, state, activation=sigma)
+            value, dz = piece.loss(z)
+            grads = backward(tape, dz, need_x_grad=False, **error)
             state = z[-1].copy()
         else:
             if tape is not None:
                 window.follow(tape)
                 tape = None
-            z, _ = window.forward(params, x)
-            value, dz = loss(z, target)
-            named, dz0, _ = window.backward(_as_dz(dz, z))
+            z, _ = window.forward(
+                params, piece.x, lengths=piece.lengths, resets=piece.resets
+            )
+            value, dz = piece.loss(z)
+            named, dz0, _ = window.backward(dz, error)
             grads = Gradients(named["W"], named["V"], named.get("b"), dz0[0], None)
         steps += len(z)
-        del z, dz
-        yield Update(float(value), grads, steps)
+        del piece, z, dz
+        yield Update(value, grads, steps)
         del grads
 
 
@@ -169,6 +199,11 @@ def randomized(
     probability: float,
     seed: initializers.Seed = None,
     activation: str | Activation = "tanh",
+    lengths: ArrayLike | None = None,
+    resets: Resets = None,
+    reset_state: ArrayLike | None = None,
+    clip_error: float | None = None,
+    clip_error_value: float | None = None,
 ) -> Iterator[Update]:
     """Walk along a stream, and go back at random: ARTBP, unbiased truncation.
 
@@ -181,7 +216,7 @@ def randomized(
 
     Parameters
     ----------
-    stream, W, V, b, z0, loss, activation
+    stream, W, V, b, z0, loss, activation, lengths, resets, reset_state
         As in `truncated`.
     k : int
         Steps between two borders.
@@ -189,6 +224,8 @@ def randomized(
         From 0, which is the whole of BPTT with one update at the end, to below 1.
     seed : int or numpy.random.Generator, optional
         Where chance comes from.
+    clip_error, clip_error_value : float, optional
+        As in `bptt.backward`, for e[t] with its weights. What is clipped is biased.
 
     Yields
     ------
@@ -207,6 +244,7 @@ def randomized(
 
     Examples
     --------
+    >>> import numpy as np
     >>> def loss(z, target):
     ...     return float(np.square(z - target).sum() / 2), z - target
     >>> stream = np.ones((10, 1)), np.zeros((10, 2))
@@ -219,44 +257,53 @@ def randomized(
     """
     k, c = as_size("k", k), as_fraction("probability", probability)
     rng = initializers.as_generator(seed)
-    sigma = as_activation(activation)
-    return _at_cuts(stream, W, V, b, z0, loss, k, c, lambda: rng.random() < c, sigma)
+    layer, sigma = as_layer(W, V, b), as_activation(activation)
+    error = as_error_clip(clip_error, clip_error_value)
+    pieces = Pieces(stream, k, layer, z0, loss, lengths, resets, reset_state)
+    return _at_cuts(pieces, layer, z0, c, lambda: rng.random() < c, sigma, error)
 
 
 def _at_cuts(
-    stream: Stream,
-    W: Array,
-    V: Array,
-    b: Array | None,
+    pieces: Pieces,
+    layer: Layer,
     state: ArrayLike | None,
-    loss: Loss,
-    k: int,
     c: float,
     cut: Callable[[], bool],
-    activation: Activation,
+    sigma: Activation,
+    error: ErrorClip,
 ) -> Iterator[Update]:
     """Yield an update wherever cut() says so, and at the end."""
-    tapes: list[tuple[Tape, ArrayLike]] = []
+    tapes: list[tuple[Tape, Array]] = []
     total, steps = 0.0, 0
-    for x, target in _pieces(stream, k):
+    for piece in pieces:
         if tapes and cut():
-            yield Update(total, _back(tapes, 1 - c), steps)
+            yield Update(total, _back(tapes, 1 - c, error), steps)
             tapes, total = [], 0.0
-        z, tape = forward(x, W, V, b, state, activation=activation)
-        value, dz = loss(z, target)
+        z, tape = forward(
+            piece.x,
+            *layer,
+            state,
+            activation=sigma,
+            lengths=piece.lengths,
+            resets=piece.resets,
+            reset_state=piece.reset_state,
+        )
+        value, dz = piece.loss(z)
         tapes.append((tape, dz))
-        total, steps, state = total + float(value), steps + len(z), z[-1]
+        total, steps, state = total + value, steps + len(z), tape.z_last
     if tapes:
-        yield Update(total, _back(tapes, 1 - c), steps)
+        yield Update(total, _back(tapes, 1 - c, error), steps)
 
 
-def _back(tapes: list[tuple[Tape, ArrayLike]], chance: float) -> Gradients:
+def _back(
+    tapes: list[tuple[Tape, Array]], chance: float, error: ErrorClip
+) -> Gradients:
     """Return the gradients of pieces, the error between two divided by a chance."""
     *earlier, (tape, dz) = tapes
-    total = backward(tape, dz, need_x_grad=False)
+    total = backward(tape, dz, need_x_grad=False, **error)
     for tape, dz in reversed(earlier):
         carried = total.z0 / total.z0.dtype.type(chance)
-        new = backward(tape, dz, dz_last=carried, need_x_grad=False)
+        new = backward(tape, dz, dz_last=carried, need_x_grad=False, **error)
         total.W[...] += new.W
         total.V[...] += new.V
         if total.b is not None:
@@ -272,59 +319,3 @@ def as_steps(k1: int, k2: int | None) -> tuple[int, int]:
     if k2 < k1:
         raise ValueError(f"k2 must be at least k1 = {k1}, got {k2}")
     return k1, k2
-
-
-def _as_layer(
-    W: Array, V: Array, b: Array | None, activation: str | Activation
-) -> tuple[Stack, dict[str, Array]]:
-    W = as_real("W", W, contiguous=False)
-    check_ndim("W", W, "(I, H)")
-    I, H = W.shape
-    params = {"W": W, "V": as_real("V", V, W.dtype, contiguous=False)}
-    if b is not None:
-        params["b"] = as_real("b", b, W.dtype)
-    sizes, sigma = (as_size("I", I), as_size("H", H)), as_activation(activation)
-    return Stack(*sizes, 1, 1, 0.0, b is not None, sigma, W.dtype), params
-
-
-def _as_dz(dz: ArrayLike, z: Array) -> Array:
-    dz = as_real("dz", dz, z.dtype)
-    if dz.shape != z.shape:
-        raise ValueError(f"dz must have the shape of z, {z.shape}, got {dz.shape}")
-    return dz
-
-
-def _pieces(stream: Stream, k: int) -> Iterator[tuple[Array, Array]]:
-    """Yield a stream in pieces of k steps, however long those are that it comes in."""
-    left: list[tuple[Array, Array]] = []
-    have = 0
-    for pair in [stream] if isinstance(stream, tuple) else stream:
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            came = type(pair).__name__
-            came += f" of {len(pair)}" if isinstance(pair, (tuple, list)) else ""
-            raise TypeError(f"stream must give pairs (x, target), got {came}")
-        x, target = pair
-        x, target = as_array("x", x), as_array("target", target)
-        if not x.ndim or not target.ndim or len(x) != len(target):
-            raise ValueError(
-                "x and target must have as many steps, "
-                f"got shapes {x.shape} and {target.shape}"
-            )
-        start = 0
-        while have + len(x) - start >= k:
-            stop = start + k - have
-            left.append((x[start:stop], target[start:stop]))
-            yield _joined(left)
-            left, have, start = [], 0, stop
-        if start < len(x):
-            left.append((x[start:], target[start:]))
-            have += len(x) - start
-    if left:
-        yield _joined(left)
-
-
-def _joined(parts: list[tuple[Array, Array]]) -> tuple[Array, Array]:
-    if len(parts) == 1:
-        return parts[0]
-    xs, targets = zip(*parts, strict=True)
-    return np.concatenate(xs), np.concatenate(targets)

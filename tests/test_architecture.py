@@ -29,7 +29,7 @@ LEVELS = [
     {"_directions", "_parameters", "_torch_names", "optimizers", "serialization"},
     {"_stack_tape"},
     {"_omega", "_stack"},
-    {"_network_file", "_readout", "_stack_inputs", "_window", "rnn"},
+    {"_network_file", "_pieces", "_readout", "_stack_inputs", "_window", "rnn"},
     {"network", "truncation"},
     {"_interrupts", "data", "history", "network_flow"},
     {"_progress", "_walk"},

@@ -232,6 +232,17 @@ def test_layers(folder):
     assert len(out) > 20
 
 
+@pytest.mark.parametrize(("given", "kept"), [("0.01", 0.01), ("none", None)])
+def test_the_error_may_be_clipped(folder, given, kept):
+    options = ["train", "text.txt", *SMALL, "--json"]
+    plain, _ = bptt(folder, *options, "-o", "plain.npz")
+    out, _ = bptt(folder, *options, "-o", "m.npz", "--clip-error", given)
+    plain, other = json.loads(plain), json.loads(out)
+    assert other["options"]["clip_error"] == kept
+    same = other["bits_per_character"] == plain["bits_per_character"]
+    assert same == (kept is None)
+
+
 def test_an_option_that_a_checkpoint_lacks_had_its_default(folder, model):
     network = Network.load(model)
     del network.metadata["options"]["layers"]

@@ -344,3 +344,81 @@ def test_bad_input_is_told_of_in_one_line(call, error, message):
     with pytest.raises(error) as caught:
         call()
     assert str(caught.value) == message
+
+
+# -- The error on its way back ---------------------------------------------------------
+
+CLIPS = [{"clip_error": 0.05}, {"clip_error_value": 0.02}]
+CLIPS += [{**CLIPS[0], "clip_error_value": 0.04}]
+
+
+@pytest.mark.parametrize("error", CLIPS)
+@pytest.mark.parametrize("readout", READOUTS)
+@pytest.mark.parametrize("batched", [True, False])
+def test_a_clipped_error_is_that_of_backward(error, readout, batched, rng):
+    network = make(rng, readout=readout)
+    x, target, z0 = make_batch(rng, network, batched)
+    plain, all_of = network.loss_and_gradients(x, target, z0, need_x_grad=True)
+    loss, grads = network.loss_and_gradients(x, target, z0, need_x_grad=True, **error)
+    z, tape = bptt.forward(x, *layer(network), z0)
+    p, rows = network.params, z[-1] if readout == "last" else z
+    f = rows.reshape(-1, H) @ p["U"] + p["c"]
+    _, df = bptt.losses.squared_error(f, target.reshape(-1, O))
+    dz = (df @ p["U"].T).reshape(rows.shape)
+    given = {"dz_last": dz} if readout == "last" else {"dz": dz}
+    expected = bptt.backward(tape, **given, **error)
+    # The loss and what comes before the layer are as they were.
+    assert loss == plain
+    for name in ("U", "c"):
+        assert getattr(grads, name).tobytes() == getattr(all_of, name).tobytes()
+    for name in expected._fields:
+        ours, theirs = getattr(grads, name), getattr(expected, name)
+        bound = loss_bound(f, target, np.float64) * T * B
+        assert_within(ours, theirs, bound, name)
+        assert np.abs(ours - getattr(all_of, name)).max() > bound
+
+
+@pytest.mark.parametrize("error", CLIPS)
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_the_error_of_each_cell_is_clipped(bidirectional, listed, error, rng):
+    network = Network(
+        I, H, O, num_layers=2, bidirectional=bidirectional, loss="squared_error",
+        dtype=np.float64, seed=0,
+    )  # fmt: skip
+    x, target, _ = make_batch(rng, network)
+    lengths, resets = np.array([T, 2, 4]), rng.random((T, B)) < 0.3
+    options = {"lengths": lengths, "resets": resets}
+    _, plain = network.loss_and_gradients(x, target, **options)
+    rnn = bptt.RNN(I, H, 2, bidirectional=bidirectional, dtype=np.float64)
+    rnn.params = {name: network.params[name] for name in rnn.params}
+    z, tape = rnn.forward(x, **options)
+    valid = np.arange(T)[:, np.newaxis] < lengths
+    dz = np.zeros_like(z)
+    f = z[valid] @ network.params["U"] + network.params["c"]
+    _, df = bptt.losses.squared_error(f, target[valid])
+    dz[valid] = df @ network.params["U"].T
+    expected = rnn.backward(tape, dz, **error).params
+    if listed:
+        options = {"resets": [resets[:n, i] for i, n in enumerate(lengths)]}
+        x, target = ([a[:n, i] for i, n in enumerate(lengths)] for a in (x, target))
+    _, grads = network.loss_and_gradients(x, target, **options, **error)
+    for name, ours in grads.params.items():
+        bound = loss_bound(f, np.ones(1), np.float64) * T * B
+        wanted = expected.get(name, plain.params[name])
+        assert_within(ours, wanted, bound, name)
+        off = np.abs(ours - plain.params[name]).max() > bound
+        assert off == (name in expected)
+
+
+def test_omega_looks_at_the_error_as_it_was(rng):
+    network = make(rng)
+    x, target, z0 = make_batch(rng, network)
+    options = [{}, {"omega": 0.3}, CLIPS[0], {"omega": 0.3, **CLIPS[0]}]
+    none, omega, clip, both = (
+        network.loss_and_gradients(x, target, z0, **option)[1] for option in options
+    )
+    for name in "WVbUc":
+        parts = [getattr(grads, name) for grads in (none, omega, clip, both)]
+        bound = loss_bound(x, target, np.float64) * T * B
+        assert_within(parts[3] - parts[2], parts[1] - parts[0], bound, name)

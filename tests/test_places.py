@@ -1,5 +1,7 @@
 """Arrays that do not stand step after step: places, strides, and time turned round."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from proof import ACTIVATIONS, random_case
@@ -198,20 +200,61 @@ def test_strides_that_do_not_fit_are_refused(rng):
             kernels.forward(x, case.W, case.V, None, z, case.activation)
 
 
-@COMPILED
-@pytest.mark.parametrize("ids", [False, True])
-def test_a_tape_of_one_sequence_with_wrong_strides_is_refused(ids, rng):
-    case = random_case(rng, 6, 1, 3, 5, ACTIVATIONS[0], np.float32, ids=ids)
-    x = (
-        np.repeat(case.x, 2, axis=0)[::2]
-        if ids
-        else np.broadcast_to(case.x[0], (6, 1, 3))
-    )
-    x.flags.writeable = False
-    z = np.zeros((7, 1, 5), np.float32)
-    tape = bptt.Tape(x, case.W, case.V, case.b, z, case.activation, True)
-    with pytest.raises(ValueError, match="kernels"):
-        bptt.backward(tape, case.dz)
+def crossed(array):
+    """Return an array whose sequences stand one after another, each with its steps."""
+    return np.ascontiguousarray(array.swapaxes(0, 1)).swapaxes(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("B", "name", "change"),
+    [
+        (4, "x", crossed),
+        (4, "x", np.asfortranarray),
+        (4, "x", lambda x: x[::-1]),
+        (4, "x", lambda x: np.broadcast_to(x[:, :1], x.shape)),
+        (1, "x", lambda x: np.broadcast_to(x[:1], x.shape)),
+        (4, "ids", crossed),
+        (4, "ids", lambda x: x[::-1]),
+        (1, "ids", lambda x: np.repeat(x, 2, axis=0)[::2]),
+        (4, "z", crossed),
+        (4, "z", lambda z: z[::-1]),
+        (4, "z", lambda z: np.repeat(z, 2, axis=2)[..., ::2]),
+    ],
+)
+def test_a_tape_with_steps_that_nobody_can_walk_through_is_refused(
+    B, name, change, rng
+):
+    case = random_case(rng, 6, B, 3, 5, ACTIVATIONS[0], np.float32, ids=name == "ids")
+    parts = {"x": case.x, "W": case.W, "V": case.V, "b": case.b}
+    parts["z"] = rng.standard_normal((7, B, 5)).astype(np.float32)
+    parts["x"].flags.writeable = False
+    rest = {"activation": case.activation, "batched": True}
+    bptt.Tape(**parts, **rest)
+    name = "x" if name == "ids" else name
+    changed = change(parts[name])
+    changed.flags.writeable = False
+    with pytest.raises(ValueError, match="in memory one") as caught:
+        bptt.Tape(**{**parts, name: changed}, **rest)
+    # A z that runs backwards is well, and x does not go with it.
+    named = "x" if changed.strides[0] < 0 else name
+    message = str(caught.value)
+    assert message.startswith(f"{named} must have its steps in memory one ")
+    assert str(parts["x"].strides if named != name else changed.strides) in message
+    # What the message says to do.
+    remedy = message.partition("pass ")[2]
+    parts[name] = changed
+    parts[named] = eval(remedy, {"np": np, **parts})
+    parts[named].flags.writeable = False
+    bptt.backward(bptt.Tape(**parts, **rest), case.dz)
+
+
+def test_a_tape_with_weights_apart_by_parts_of_an_entry_is_refused(rng):
+    case = random_case(rng, 6, 1, 3, 5, ACTIVATIONS[0], np.float32)
+    _, tape = bptt.forward(case.x, case.W, case.V)
+    rows = np.zeros(5, [("V", np.float32, 5), ("more", np.int8)])
+    with pytest.raises(ValueError, match="V must have strides in whole entries of 4"):
+        replace(tape, V=rows["V"])
+    assert bptt.forward(case.x, case.W, rows["V"])[1].V.flags.c_contiguous
 
 
 def test_a_layout_without_offsets_has_places_for_all_cells(rng):

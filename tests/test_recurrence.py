@@ -162,8 +162,14 @@ def test_no_steps(dtype, rng):
         assert not leaf.any()
     # The last state is the initial one, so the loss on it is a loss on z0.
     np.testing.assert_array_equal(grads.z0, case.dz_last)
-    _, tape = bptt.forward(case.x, case.W, case.V)
+    _, tape = bptt.forward(case.x, case.W, case.V, case.b)
     assert not bptt.backward(tape, case.dz).z0.any()
+    # What is done to an error is done to none.
+    options = {"clip_error": 0.1, "record": True}
+    clipped, flow = bptt.backward(tape, dz_last=case.dz_last, **options)
+    for leaf, other in zip(clipped, grads, strict=True):
+        assert leaf is other is None or (leaf == other).all()
+    assert flow.norms.shape == (0, 3)
 
 
 @DTYPES
@@ -249,17 +255,38 @@ def test_ids_that_change_after_forward_do_no_harm(rng):
         tape.x[...] = 0
 
 
-@pytest.mark.parametrize("name", ["x", "W", "V", "z"])
-def test_a_tape_of_parts_that_do_not_fit_is_refused(name, rng):
-    _, tape = bptt.forward(*(getattr(make(rng), n) for n in ("x", "W", "V")))
-    with pytest.raises(ValueError, match="a Tape comes from forward"):
-        replace(tape, **{name: getattr(tape, name)[:-1]})
-    with pytest.raises(ValueError, match="a Tape comes from forward"):
-        replace(tape, **{name: getattr(tape, name).astype(np.float32)})
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("x", lambda x: x[:-1], "z must have shape (T + 1, B, H) = (5, 3, 6), got (6"),
+        ("x", lambda x: x[0, 0], "x must have shape (T, B, I), or (T, B) of token ids"),
+        ("x", lambda x: x[..., 0], "x must have shape (T, B, I), or (T, B) of token"),
+        ("x", lambda x: x[None], "x must have shape (T, B, I), or (T, B) of token ids"),
+        ("x", np.float32, "x must have dtype float64, got float32"),
+        ("W", lambda W: W[:-1], "x must have shape (T, B, I) = (5, 3, 3), got (5"),
+        ("W", lambda W: W[0], "W must have shape (I, H), got (6,)"),
+        ("W", np.float32, "x must have dtype float32, got float64"),
+        ("V", lambda V: V[:-1], "V must have shape (H, H) = (6, 6), got (5, 6)"),
+        ("V", np.float32, "V must have dtype float64, got float32"),
+        ("b", lambda b: b[:-1], "b must have shape (H,) = (6,), got (5,)"),
+        ("b", np.float32, "b must have dtype float64, got float32"),
+        ("z", lambda z: z[:-1], "z must have shape (T + 1, B, H) = (6, 3, 6), got (5"),
+        ("z", lambda z: z[0], "z must have shape (T + 1, B, H) = (6, 3, 6), got (3, 6"),
+        ("z", np.float32, "z must have dtype float64, got float32"),
+    ],
+)  # fmt: skip
+def test_a_tape_of_parts_that_do_not_fit_is_refused(name, change, message, rng):
+    case = make(rng)
+    _, tape = bptt.forward(case.x, case.W, case.V, case.b)
+    with pytest.raises((TypeError, ValueError)) as caught:
+        replace(tape, **{name: change(getattr(tape, name))})
+    assert str(caught.value).startswith(message)
 
 
 def test_a_tape_of_ids_that_anyone_can_change_is_refused(rng):
     case = make(rng, ids=True)
     _, tape = bptt.forward(case.x, case.W, case.V)
-    with pytest.raises(ValueError, match="a Tape comes from forward"):
+    with pytest.raises(ValueError, match="x of token ids must be read-only, got"):
         replace(tape, x=tape.x.copy())
+    with pytest.raises(TypeError, match="x must have dtype int64, got int32"):
+        replace(tape, x=tape.x.astype(np.int32))

@@ -213,7 +213,7 @@ FLAGS = np.zeros(10, bool)
     [
         ({"resets": FLAGS[:7]}, "resets must have as many steps as the source, 10 or more, got 7"),
         ({"resets": np.zeros(11, bool)}, "resets must have as many steps as the source, 10, got 11"),
-        ({"resets": np.zeros((10, 2), bool)}, "resets must have shape (T,) = (5,), got (5, 2)"),
+        ({"resets": np.zeros((10, 2), bool)}, "resets must have shape (T,) = (10,), got (10, 2)"),
         ({"resets": np.zeros(10)}, "resets must have dtype bool, got float64"),
         ({"resets": True}, "resets must have shape (T, B) or (T,), got ()"),
         ({"resets": lambda start, x: FLAGS[:4]}, "resets(start, x) must have shape (T,) = (5,), got (4,)"),

@@ -9,6 +9,7 @@ from tolerances import assert_within, backward_bound
 
 import bptt
 from bptt import _reference, truncation
+from bptt._pieces import Pieces
 from bptt.activations import Activation
 from bptt.truncation import randomized, truncated
 
@@ -201,17 +202,11 @@ def all_chances(case, k, c, weight=None):
     mean = [0.0] * 3
     for cuts in itertools.product([True, False], repeat=borders):
         chance = np.prod([c if cut else 1 - c for cut in cuts])
+        layer = case.W, case.V, case.b
+        pieces = Pieces(stream, k, layer, case.z0, loss, None, None, None)
+        weights = c if weight is None else weight
         updates = truncation._at_cuts(
-            stream,
-            case.W,
-            case.V,
-            case.b,
-            case.z0,
-            loss,
-            k,
-            c if weight is None else weight,
-            iter(cuts).__next__,
-            TANH,
+            pieces, layer, case.z0, weights, iter(cuts).__next__, TANH, {}
         )
         updates = list(updates)
         assert len(updates) == 1 + sum(cuts)
@@ -302,10 +297,10 @@ W, V = np.ones((I, H)), np.eye(H)
         ),
         (
             lambda: next(truncated((x, x), W, V, loss=loss_of, k1=4)),
-            "dz must have shape (T, B, H) = (4, 2, 4), got (4, 2, 3)",
+            "dz must have the shape of z, (4, 2, 4), got (4, 2, 3)",
         ),
         (
-            lambda: next(truncated((x, target), W, V[1:], loss=loss_of, k1=4)),
+            lambda: truncated((x, target), W, V[1:], loss=loss_of, k1=4),
             "V must have shape (H, H) = (4, 4), got (3, 4)",
         ),
         (

@@ -10,6 +10,7 @@ import bptt
 from bptt import losses, serialization
 from bptt._walk import Walk
 from bptt.clipping import NonFiniteGradientWarning
+from bptt.data import Batch
 from bptt.network import Network
 from bptt.optimizers import SGD, Adam
 from bptt.serialization import ModelFileError
@@ -23,6 +24,7 @@ KINDS = [
     {"num_layers": 2},
     {"num_layers": 3, "dropout": 0.3, "stateful": True},
 ]
+ERRORS = [{}, {"clip_error": 1e-2}, {"clip_error_value": 3e-3}]
 
 
 def make(**options):
@@ -53,12 +55,16 @@ def same_bits(network, other):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("k2", [None, T, 10 * T])
-def test_one_piece_a_batch_is_plain_training_to_the_bit(kind, k2):
+@pytest.mark.parametrize("error", ERRORS)
+def test_one_piece_a_batch_is_plain_training_to_the_bit(kind, k2, error):
     plain, walked = make(**kind), make(**kind)
-    history = train(plain, batches, optimizer=Adam(0.01), steps=5)
-    other = train(walked, batches, optimizer=Adam(0.01), steps=5, k1=T, k2=k2)
+    options = {"steps": 5, **error}
+    history = train(plain, batches, optimizer=Adam(0.01), **options)
+    other = train(walked, batches, optimizer=Adam(0.01), k1=T, k2=k2, **options)
     assert other.loss.tolist() == history.loss.tolist()
     same_bits(plain, walked)
+    unclipped = train(make(**kind), batches, optimizer=Adam(0.01), steps=5)
+    assert (unclipped.loss[4] == history.loss[4]) == (not error)
 
 
 @pytest.mark.parametrize("kind", KINDS[:3])
@@ -81,26 +87,38 @@ def test_a_batch_of_whole_pieces_has_the_bits_of_calls_by_hand(kind):
 
 
 @pytest.mark.parametrize("k2", [4, 9, 100])
-def test_an_update_is_that_of_the_functional_form(k2):
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("ragged", [False, True])
+def test_an_update_is_that_of_the_functional_form(k2, error, ragged, rng):
     network = make()
     p, (x, target) = network.params, batches(0)
-    walk = Walk(network, batches, 4, k2)
+    lengths = np.array([T, 10, 17]) if ragged else None
+    resets = rng.random((T, B)) < 0.2 if ragged else None
+    batch = Batch(x, target, lengths, resets)
+    walk = Walk(network, lambda step: batch, 4, k2)
 
     def loss(z, target):
         value, df = losses.squared_error(z @ p["U"] + p["c"], target)
         return value, df @ p["U"].T
 
+    options = {"lengths": lengths, "resets": resets, "loss": loss, "k1": 4, "k2": k2}
+    if ragged:
+        options["reset_state"] = np.zeros(H)
     layer = p["W"], p["V"], p["b"]
-    updates = list(truncated((x, target), *layer, loss=loss, k1=4, k2=k2))
+    updates = list(truncated((x, target), *layer, **options, **error))
+    plain = list(truncated((x, target), *layer, **options))
     assert len(updates) == walk.pieces
     bound = loss_bound(x, target, np.float64) * T * H
     for step, update in enumerate(updates):
-        value, grads = walk.loss_and_gradients(step, walk(step), None)
+        value, grads = walk.loss_and_gradients(step, walk(step), None, error)
         assert abs(value - update.loss) <= bound
         for name in "WVb":
             ours, theirs = grads.params[name], getattr(update.grads, name)
             assert np.abs(theirs).max() > bound
             assert_within(ours, theirs, bound, name)
+            # Or nothing was seen of the clipping.
+            off = np.abs(getattr(plain[step].grads, name) - theirs).max()
+            assert (off > bound) == bool(error)
 
 
 def test_layers_go_back_as_far_as_each_other(rng):
@@ -131,7 +149,7 @@ def test_layers_go_back_as_far_as_each_other(rng):
 @pytest.mark.parametrize(("k1", "k2"), [(5, 5), (5, 12), (3, 50)])
 @pytest.mark.parametrize("stop", [1, 7, 10])
 def test_a_resumed_run_ends_with_the_same_bits(kind, k1, k2, stop, tmp_path):
-    options = {"batches": Epochs(), "k1": k1, "k2": k2}
+    options = {"batches": Epochs(), "k1": k1, "k2": k2, "clip_error": 0.02}
     path = tmp_path / "run.npz"
     kind = {**kind, "loss": "cross_entropy"}
     whole, part = make(**kind), make(**kind)

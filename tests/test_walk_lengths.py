@@ -137,7 +137,7 @@ def lengths_of_the_batch(monkeypatch):
 
 
 def window_without_resets(monkeypatch):
-    monkeypatch.setattr(_window, "_with_resets", lambda tape, flags: tape)
+    monkeypatch.setattr(_window, "_with_resets", lambda tape, flags, again: tape)
 
 
 def resets_late(monkeypatch):
@@ -145,7 +145,7 @@ def resets_late(monkeypatch):
     monkeypatch.setattr(
         _window,
         "_with_resets",
-        lambda tape, flags: right(tape, np.roll(flags, 1, axis=0)),
+        lambda tape, flags, again: right(tape, np.roll(flags, 1, axis=0), again),
     )
 
 

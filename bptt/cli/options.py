@@ -30,6 +30,11 @@ def positive_float(text: str) -> float:
     return number
 
 
+def threshold(text: str) -> float | None:
+    """Return a finite number above 0, or None for none."""
+    return None if text.lower() == "none" else positive_float(text)
+
+
 def not_negative_float(text: str) -> float:
     """Return a finite number of at least 0."""
     number = _float(text)

@@ -42,6 +42,7 @@ OPTIONS: dict[str, _Option] = {
     "batch_size": (options.positive_int, 32, "streams of text read in parallel, B"),
     "learning_rate": (options.positive_float, 0.004, "of Adam, at its highest"),
     "clip": (options.positive_float, 1.0, "threshold of the gradient's norm"),
+    "clip_error": (options.threshold, None, "of the error's norm as it flows back"),
     "activation": (str, "tanh", "function of the recurrent layer"),
     "alphabet": (options.alphabet_size, 256, "characters known, by frequency"),
     "held_out": (options.fraction, 0.1, "fraction of each text to hold out"),
@@ -49,7 +50,7 @@ OPTIONS: dict[str, _Option] = {
 }
 
 # Options that a checkpoint of before does not have: it was a run with the default.
-_LATER = {name: OPTIONS[name][1] for name in ("layers",)}
+_LATER = {name: OPTIONS[name][1] for name in ("layers", "clip_error")}
 
 # The trigram model is tuned on a tenth of its text, and predicts from the third on.
 LEAST_TRAINING, LEAST_HELD_OUT = 30, 3
@@ -59,6 +60,7 @@ _METAVARS = {
     options.alphabet_size: "N",
     options.not_negative_int: "N",
     options.positive_float: "X",
+    options.threshold: "X",
     options.fraction: "X",
     str: "NAME",
 }
@@ -167,6 +169,7 @@ def run(args: argparse.Namespace) -> None:
             optimizer=optimizer,
             steps=steps,
             clip=chosen["clip"],
+            clip_error=chosen["clip_error"],
             checkpoint=output,
             resume=args.resume,
             progress=watch,
