@@ -178,6 +178,10 @@ def backward(
             if layout.da_starts is not None:
                 layout.da_starts[e_number] = da[row]
             da[row] = 0
+    if steps.T == 0:
+        # The last state is the initial one.
+        dz0[...] = 0 if dz_last is None else dz_last
+        return
     if segment.da_first is not None:
         segment.da_first[...] = da
     dz0[...] = da @ V.T

@@ -164,6 +164,14 @@ def test_no_steps(dtype, rng):
     np.testing.assert_array_equal(grads.z0, case.dz_last)
     _, tape = bptt.forward(case.x, case.W, case.V)
     assert not bptt.backward(tape, case.dz).z0.any()
+    # Nor is there an error on its way back, to be clipped or recorded.
+    grads, flow = bptt.backward(
+        tape, dz_last=case.dz_last, clip_error=1e-3, record=True
+    )
+    np.testing.assert_array_equal(grads.z0, case.dz_last)
+    assert flow.norms.shape == flow.saturated.shape == (0, 3)
+    assert not flow.dead.any()
+    assert not bptt.backward(tape, case.dz, clip_error=1e-3).z0.any()
 
 
 @DTYPES
