@@ -198,7 +198,9 @@ def learn(
     """Return the loss on the states of layers, and all gradients."""
     if by_leaf:
         leaves = LeafLoss(params, loss, tape, target)
-        grads, _ = stack.flows_back(tape, leaves, need_x_grad=need_x_grad, **error)
+        grads, _ = stack.flows_back(
+            tape, leaves, None, need_x_grad=need_x_grad, **error
+        )
         return leaves.value, with_readout(grads, leaves.dU, leaves.dc)
     rows = rows_of(z, tape, readout, stack.directions)
     target = targets_of(tape, readout, target)

@@ -1,7 +1,8 @@
 """The flow of gradients in ragged, reset and recomputed runs, as of one sequence each.
 
 A sequence that starts anew is several of them, from one reset to the next; between
-those there is no Jacobian.
+those there is no Jacobian. From a state that resets have of their own it does so at its
+first step too, and z0 has no part in it.
 """
 
 import inspect
@@ -20,13 +21,18 @@ from bptt.flow import _path, tangents
 
 DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 FORMS = pytest.mark.parametrize("form", ["list", "padded", "values"])
+RESETS = pytest.mark.parametrize("resets", [False, True, "from a state of their own"])
 LENGTHS = [7, 0, 12, 12, 3, 1, 9]
 
 
-def a_batch(seed, dtype=np.float64, lengths=LENGTHS, **options):
+def a_batch(seed, dtype=np.float64, lengths=LENGTHS, resets=True, **options):
     rng = np.random.default_rng(seed)
     batch = Batch(rng, lengths, 3, 5, Activation("tanh"), dtype, **options)
     batch.V *= 3
+    batch.reset_state = None
+    if resets not in (False, True):
+        batch.reset_state = rng.standard_normal(batch.z0.shape).astype(dtype)
+        batch.resets[2][0] = True
     return batch
 
 
@@ -46,22 +52,24 @@ def a_tape(batch, form, resets=True, **options):
         options["offsets"] = np.concatenate([[0], np.cumsum(batch.lengths)])
     if resets:
         options["resets"] = as_form(batch, form, batch.resets)
+        options["reset_state"] = batch.reset_state
     x = as_form(batch, form, batch.x)
     return bptt.forward(x, batch.W, batch.V, batch.b, batch.z0, **options)[1]
 
 
 def pieces(batch, s, resets=True):
-    """Return (t0, t1, plain tape) of each part of a sequence that starts anew."""
+    """Return (t0, t1, anew, plain tape) of each part of a sequence that starts anew."""
     n = batch.lengths[s]
     cuts = [0, *(np.flatnonzero(batch.resets[s][1:]) + 1 if resets else []), n]
-    return [
-        (
-            int(t0),
-            int(t1),
-            bptt.forward(batch.x[s][t0:t1], batch.W, batch.V, batch.b, batch.z0[s])[1],
-        )
-        for t0, t1 in itertools.pairwise(cuts)
-    ]
+    parts = []
+    for t0, t1 in itertools.pairwise(map(int, cuts)):
+        start, anew = batch.z0[s], t0 > 0
+        flagged = resets and batch.resets[s][t0:t1][:1].any()
+        if flagged and batch.reset_state is not None:
+            start, anew = batch.reset_state[s], True
+        _, tape = bptt.forward(batch.x[s][t0:t1], batch.W, batch.V, batch.b, start)
+        parts.append((t0, t1, anew, tape))
+    return parts
 
 
 class Plain:
@@ -78,16 +86,16 @@ class Plain:
             if dz_last is not None:
                 g[n] += dz_last[s]
             e[: n + 1, s] = g
-            for t0, t1, tape in pieces(batch, s, resets):
+            for t0, t1, anew, tape in pieces(batch, s, resets):
                 D = tape.activation.dsigma(np.float64(tape.z[:, 0]))
                 for t in range(t1, t0, -1):
                     self.slopes[t, s] = D[t - t0]
                     da = e[t, s] * D[t - t0]
                     self.dV[t - 1] += np.outer(tape.z[t - t0 - 1, 0], da)
-                    if t > max(t0 + 1, 1) or t0 == 0:
+                    if t > t0 + 1 or not anew:
                         e[t - 1, s] += da @ batch.V.T
                     alone = g[t]
-                    for i in range(t, t0 - (t0 == 0), -1):
+                    for i in range(t, t0 - (not anew), -1):
                         if g[t].any():
                             left = np.linalg.norm(alone) / np.linalg.norm(g[t])
                             self.gaps.setdefault(t - i, []).append(np.log10(left))
@@ -101,7 +109,7 @@ class Plain:
 
 def check_flow(form, resets, loss, seed):
     """Assert that gradient_flow is that of a loop over sequences."""
-    batch = a_batch(seed)
+    batch = a_batch(seed, resets=resets)
     # Eight steps have a loss at most, so that all of them are sent back alone.
     given = [a * (np.arange(len(a)) % 3 == 2)[:, np.newaxis] for a in batch.dz]
     given = given if loss != "dz_last" else None
@@ -129,12 +137,14 @@ def check_flow(form, resets, loss, seed):
 
 
 @FORMS
-@pytest.mark.parametrize("resets", [False, True])
+@RESETS
 @pytest.mark.parametrize("loss", ["dz", "dz_last", "dz and dz_last"])
 def test_gradient_flow_is_that_of_single_sequences(form, resets, loss):
     for seed in range(3):
         found = check_flow(form, resets, loss, seed)
         assert np.isneginf(found.log10_norm[8:, 0]).all()
+        if resets not in (False, True):
+            assert np.isneginf(found.log10_norm[0, 2])
 
 
 def put_nothing_back(self, tape, begin=_path.Path.__init__):
@@ -192,9 +202,10 @@ def test_a_reset_is_not_taken_for_a_vanished_gradient(rng):
 
 @FORMS
 @DTYPES
-def test_jacobians_are_those_of_single_sequences(form, dtype):
-    batch = a_batch(1, dtype)
-    tape = a_tape(batch, form)
+@RESETS
+def test_jacobians_are_those_of_single_sequences(resets, form, dtype):
+    batch = a_batch(1, dtype, resets=resets)
+    tape = a_tape(batch, form, resets)
     assert any(r[1:].any() for r in batch.resets)
     for t in range(1, 13):
         all_of = bptt.jacobian(tape, t)
@@ -202,19 +213,20 @@ def test_jacobians_are_those_of_single_sequences(form, dtype):
         assert all_of.dtype == dtype
         for s in range(len(LENGTHS)):
             expected, slope = np.zeros((5, 5)), np.zeros(5)
-            for t0, t1, one in pieces(batch, s):
+            for t0, t1, anew, one in pieces(batch, s, resets):
                 if t0 < t <= t1:
                     slope = bptt.jacobian(one, t - t0, diagonal=True)
-                    if t > t0 + 1 or t0 == 0:
+                    if t > t0 + 1 or not anew:
                         expected = bptt.jacobian(one, t - t0)
             close(slopes[s], slope.astype(dtype), 1000)
             close(all_of[s], expected.astype(dtype), 1000)
 
 
 @FORMS
-def test_products_are_those_of_single_sequences(form):
-    batch = a_batch(1)
-    tape = a_tape(batch, form)
+@RESETS
+def test_products_are_those_of_single_sequences(resets, form):
+    batch = a_batch(1, resets=resets)
+    tape = a_tape(batch, form, resets)
     # The logarithms are those of up to 500 iterations, through a gap and back.
     bound, iterated = exact_bound(1000), exact_bound(100_000)
     growths = 0
@@ -225,8 +237,8 @@ def test_products_are_those_of_single_sequences(form):
         for s in range(len(LENGTHS)):
             one = [
                 (one, t0)
-                for t0, t1, one in pieces(batch, s)
-                if t0 <= i - (t0 > 0) and t <= t1
+                for t0, t1, anew, one in pieces(batch, s, resets)
+                if t0 <= i - anew and t <= t1
             ]
             if not one:
                 assert (product[s] == 0).all()
@@ -245,9 +257,10 @@ def test_products_are_those_of_single_sequences(form):
     assert growths > 5
 
 
-def test_norms_of_the_products_of_one_sequence():
-    batch = a_batch(1)
-    tape = a_tape(batch, "list")
+@RESETS
+def test_norms_of_the_products_of_one_sequence(resets):
+    batch = a_batch(1, resets=resets)
+    tape = a_tape(batch, "list", resets)
     for s in (0, 2, 4):
         norms = flow.product_norms(tape, s, probes=5)
         assert norms.shape == (batch.lengths[s] + 1,) * 2
@@ -284,9 +297,11 @@ def check_tangents(jvp, batch, form, resets, seed):
     alone = []
     for s in range(len(batch.lengths)):
         alone.append(np.zeros((0, 5), batch.W.dtype))
-        for t0, t1, one in pieces(batch, s, resets):
+        for t0, t1, anew, one in pieces(batch, s, resets):
             dx_s = None if dx is None else dx[s][t0:t1]
-            tangent = bptt.jvp(one, dz0=dz0[s], dx=dx_s, dparams=dparams)
+            # A state that resets have of their own is constant.
+            start = 0 * dz0[s] if anew and batch.reset_state is not None else dz0[s]
+            tangent = bptt.jvp(one, dz0=start, dx=dx_s, dparams=dparams)
             alone[-1] = np.concatenate([alone[-1], tangent])
     desired = batch.pad(alone, 0) if form == "padded" else as_form(batch, form, alone)
     if form == "list":
@@ -298,10 +313,10 @@ def check_tangents(jvp, batch, form, resets, seed):
 @FORMS
 @DTYPES
 @pytest.mark.parametrize("ids", [False, True])
-@pytest.mark.parametrize("resets", [False, True])
+@RESETS
 def test_tangents_are_those_of_single_sequences(resets, ids, dtype, form):
     for seed in range(4):
-        batch = a_batch(seed, dtype, ids=ids)
+        batch = a_batch(seed, dtype, resets=resets, ids=ids)
         check_tangents(bptt.jvp, batch, form, resets, seed)
 
 
@@ -355,11 +370,11 @@ def enough(batch, budget):
 
 
 @DTYPES
-@pytest.mark.parametrize("resets", [False, True])
+@RESETS
 @pytest.mark.parametrize("budget", [{"checkpoint": 2}, {"memory": "least"}])
 @pytest.mark.skipif(_backend.backend != "compiled", reason="one chunk of all steps")
 def test_a_recomputed_run_has_the_bits_of_one_that_is_kept(budget, resets, dtype):
-    batch = a_batch(3, dtype, lengths=[700] * 3)
+    batch = a_batch(3, dtype, [700] * 3, resets)
     kept = a_tape(batch, "padded", resets)
     options = {"resets": resets, **enough(batch, budget)}
     other = a_tape(batch, "padded", **options)

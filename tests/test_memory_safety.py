@@ -38,3 +38,10 @@ def test_the_guards_stop_a_read_of_one_byte_too_far(distance):
 def test_500_shapes_between_guard_pages():
     done = run("0", "500")
     assert done.stdout == "500 shapes\n", (done.returncode, done.stderr)
+
+
+@LINUX
+@pytest.mark.skipif(_backend.backend == "numpy", reason="NumPy checks its bounds")
+def test_batches_of_all_forms_between_guard_pages():
+    done = run("runs", "0", "100")
+    assert done.stdout == "100 runs\n", (done.returncode, done.stderr)

@@ -100,7 +100,7 @@ class Path:
 
     def cuts(self, t: int) -> Array:
         """Return the rows that start anew with step t."""
-        return self._cuts.get(t, _NONE)
+        return self._cuts[t][0] if t in self._cuts else _NONE
 
     def at(self, cells: Array, t: int) -> Array:
         """Return the rows (n, ...) of step t from an array of one entry per cell."""
@@ -164,7 +164,8 @@ class Path:
             z = np.empty((t1 - t0 + 1, n, self.H))
             for t in range(t0, t1 + 1):
                 z[t - t0] = self._state(t)[:n]
-        z[0, cut] = self._starts()[cut]
+        if len(cut):
+            z[0, cut] = self._cuts[t0 + 1][1]
         return Stretch(t0, t1, z, cut)
 
     def _state(self, t: int) -> Array:
@@ -200,23 +201,27 @@ class Path:
             for leaf, states in walk(self.run, leaves):
                 yield *leaves.bounds(leaf), states
 
-    def _find_cuts(self) -> dict[int, Array]:
-        """Return the rows that start anew, by step."""
-        if self.run is None or self.run.layout is None:
+    def _find_cuts(self) -> dict[int, tuple[Array, Array]]:
+        """Return the rows that start anew, and the states they start from, by step."""
+        layout = None if self.run is None else self.run.layout
+        if layout is None or layout.restarts is None:
             return {}
-        restarts = self.run.layout.restarts
-        if restarts is None:
-            return {}
-        step, _, sequence = restarts.T
+        assert layout.starts is not None
+        step, _, start = layout.restarts.T
+        sequence = start % self.B  # states that resets have of their own come behind z0
         if isinstance(self.form, Ragged):
             t = self.form.step_of(step, sequence)
         else:
             t = step + 1
-        found: dict[int, list[int]] = {}
-        for when, row in zip(t.tolist(), self.row[sequence].tolist(), strict=True):
-            if when > 1:  # at its first step a sequence only begins, in its slot
-                found.setdefault(when, []).append(row)
-        return {when: np.array(rows) for when, rows in found.items()}
+        # With its first step and from z0 a sequence only begins, in its slot.
+        anew = np.flatnonzero((t > 1) | (start >= self.B))
+        anew = anew[np.argsort(t[anew], kind="stable")]
+        together = np.split(anew, np.flatnonzero(np.diff(t[anew])) + 1)
+        return {
+            int(t[e[0]]): (self.row[sequence[e]], layout.starts[start[e]])
+            for e in together
+            if len(e)
+        }
 
 
 class Loss:
