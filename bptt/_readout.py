@@ -91,6 +91,21 @@ def read_back(
     return value, dU, dc, (df_rows @ U.T).reshape(rows.shape)
 
 
+def read_tape_back(
+    stack: Stack,
+    params: Mapping[str, Array],
+    z: Array,
+    tape: StackTape,
+    target: Any,
+    *,
+    loss: str,
+    readout: str,
+) -> tuple[float, Array, Array, Array]:
+    """Return what `read_back` does, for the states of a tape that are read."""
+    rows = rows_of(z, tape, readout, stack.directions)
+    return read_back(params, rows, loss, targets_of(tape, readout, target))
+
+
 def rows_of(z: Array, tape: StackTape, readout: str, directions: int) -> Array:
     """Return the states that are read.
 
@@ -202,9 +217,9 @@ def learn(
             tape, leaves, None, need_x_grad=need_x_grad, **error
         )
         return leaves.value, with_readout(grads, leaves.dU, leaves.dc)
-    rows = rows_of(z, tape, readout, stack.directions)
-    target = targets_of(tape, readout, target)
-    value, dU, dc, drows = read_back(params, rows, loss, target)
+    value, dU, dc, drows = read_tape_back(
+        stack, params, z, tape, target, loss=loss, readout=readout
+    )
     if readout == "last":
         dz, dz_last = None, last_of(tape, stack.directions, drows)
     else:

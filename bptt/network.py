@@ -22,7 +22,7 @@ from bptt._readout import (
     NetworkGradients,
     learn,
     read,
-    read_back,
+    read_tape_back,
     rows_of,
     shapes_of,
     spread,
@@ -243,7 +243,10 @@ class Network:
         generator = initializers.as_generator(seed) if self.stack.dropout else None
         self._check()
         z, tape = window.forward(self.params, x, generator, lengths, resets)
-        loss, dU, dc, drows = self._read_back(z, tape, target)
+        loss, dU, dc, drows = read_tape_back(
+            self.stack, self.params, z, tape, target, loss=self.loss,
+            readout=self.readout,
+        )  # fmt: skip
         grads = window.backward(spread(tape.valid, drows), error)
         assert isinstance(window.state, np.ndarray)
         self._keep(window.state)
@@ -398,13 +401,6 @@ class Network:
 
     def _rows(self, z: Array, tape: StackTape) -> Array:
         return rows_of(z, tape, self.readout, self.stack.directions)
-
-    def _read_back(
-        self, z: Array, tape: StackTape, target: Any
-    ) -> tuple[float, Array, Array, Array]:
-        """Return the loss, dU and dc, and the gradient of the states that are read."""
-        rows, target = self._rows(z, tape), targets_of(tape, self.readout, target)
-        return read_back(self.params, rows, self.loss, target)
 
     def _keep(self, z_last: Array) -> None:
         if self.stateful:
