@@ -56,6 +56,8 @@ cdef extern from "plan.h" nogil:
     ctypedef struct Plan "bptt_plan":
         Py_ssize_t chunks, steps
         int threads, split
+        double patience
+    double patience_for "bptt_patience"(double products)
     Plan make_plan "bptt_plan_make"(
         Py_ssize_t T, Py_ssize_t B, Py_ssize_t I, Py_ssize_t H,
         Py_ssize_t itemsize, Py_ssize_t panel, Py_ssize_t tile_rows, int threads)
@@ -74,7 +76,7 @@ cdef extern from "pool.h" nogil:
     void barrier_wait "bptt_barrier_wait"(Barrier *barrier, int tid, int n)
     void stop_at "bptt_barrier_stop"(Barrier *barrier, Py_ssize_t turn)
     bint stopped_at "bptt_barrier_stopped"(Barrier *barrier, Py_ssize_t turn)
-    int run_on_threads "bptt_pool_run"(Body body, void *ctx, int threads)
+    int run_on_threads "bptt_pool_run"(Body body, void *ctx, int threads, double patience)
     double seconds "bptt_seconds"()
 
 cdef extern from "dispatch.h" nogil:

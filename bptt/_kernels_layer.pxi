@@ -124,7 +124,7 @@ cdef int run(Layer *l, activation, Body body, bint backward) except -1:
     l.cell.activation = activation.code
     l.cell.alpha, l.cell.beta = activation.alpha, activation.beta
     with nogil:
-        run_on_threads(body, l, l.plan.threads)
+        run_on_threads(body, l, l.plan.threads, l.plan.patience)
     if l.interrupted:
         return -1                # and raise what a signal handler has set
     _idle.append(workspace)

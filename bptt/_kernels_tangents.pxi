@@ -101,7 +101,7 @@ cdef int run_tangent(Tangent *t, activation, Body body) except -1:
     l.cell.activation = activation.code
     l.cell.alpha, l.cell.beta = activation.alpha, activation.beta
     with nogil:
-        run_on_threads(body, t, l.plan.threads)
+        run_on_threads(body, t, l.plan.threads, l.plan.patience)
     if l.interrupted:
         return -1
     _idle.append(workspace)
@@ -272,9 +272,9 @@ cdef int _lyapunov(
     part(l, NULL, &f.bytes, 3 * Hp * l.state_panel)
     part(l, NULL, &f.bytes, l.B * l.H)
     part(l, NULL, &f.bytes, l.B)
+    cdef double products = <double> l.T * l.B * l.H * l.H * f.sequences
     cdef int threads = <int> min(
-        f.sequences, 1 if <double> l.T * l.B * l.H * l.H * f.sequences < 6e5
-        else _threads.get_num_threads())
+        f.sequences, 1 if products < 6e5 else _threads.get_num_threads())
     l.main_thread = threading.current_thread() is threading.main_thread()
     l.watched = seconds()
     cdef _Workspace workspace = take_workspace()
@@ -289,9 +289,9 @@ cdef int _lyapunov(
     l.cell.alpha, l.cell.beta = activation.alpha, activation.beta
     with nogil:
         if real is float:
-            run_on_threads(lyapunov_f32, &f, threads)
+            run_on_threads(lyapunov_f32, &f, threads, patience_for(products))
         else:
-            run_on_threads(lyapunov_f64, &f, threads)
+            run_on_threads(lyapunov_f64, &f, threads, patience_for(products))
     if l.interrupted:
         return -1
     _idle.append(workspace)

@@ -11,6 +11,10 @@
 /* Multiplications of a call below which a second thread does not pay for its wake-up.
  */
 #define WORTH_A_THREAD 4e5
+/* What one thread makes of them in a second, at least, and the share of that time for
+ * which another is waited for. */
+#define PER_SECOND 2e10
+#define WAIT_SHARE .125
 /* Bytes of V from which the columns of a single row's step are shared. */
 #define WORTH_MEETING ((ptrdiff_t)40 << 10)
 
@@ -24,11 +28,16 @@ static ptrdiff_t at_most(ptrdiff_t high, ptrdiff_t a)
     return a > high ? high : a;
 }
 
+double bptt_patience(double products)
+{
+    return WAIT_SHARE * products / PER_SECOND;
+}
+
 bptt_plan bptt_plan_make(ptrdiff_t T, ptrdiff_t B, ptrdiff_t I, ptrdiff_t H,
                          ptrdiff_t itemsize, ptrdiff_t panel, ptrdiff_t tile_rows,
                          int threads)
 {
-    bptt_plan plan = {1, 1, 1, BPTT_ROWS};
+    bptt_plan plan = {1, 1, 1, BPTT_ROWS, 0};
     ptrdiff_t row =
         (bptt_panels(I, panel) + 3 * bptt_panels(H, panel)) * panel * itemsize;
     ptrdiff_t rows =
@@ -37,10 +46,12 @@ bptt_plan bptt_plan_make(ptrdiff_t T, ptrdiff_t B, ptrdiff_t I, ptrdiff_t H,
     plan.chunks = (T + steps - 1) / steps;
     plan.steps = T > 0 ? (T + plan.chunks - 1) / plan.chunks : 1;
     plan.chunks = (T + plan.steps - 1) / plan.steps;
-    if ((double)T * (double)B * (double)H * (double)(H + I) < WORTH_A_THREAD)
+    double products = (double)T * (double)B * (double)H * (double)(H + I);
+    if (products < WORTH_A_THREAD)
         return plan;
 
     plan.threads = threads;
+    plan.patience = bptt_patience(products);
     if (B == 1 && H * H * itemsize < WORTH_MEETING) {
         plan.split = BPTT_PIPELINE;
         plan.threads = (int)at_most(2, threads);

@@ -19,6 +19,7 @@ typedef struct bptt_plan {
                          gradients are summed chunk by chunk */
     int threads;      /* worth using, at most those asked for */
     int split;        /* enum bptt_sharing */
+    double patience;  /* seconds worth waiting for one to come */
 } bptt_plan;
 
 /* T steps of B rows, I inputs, H units; itemsize bytes a real; panel, tile_rows of the
@@ -26,6 +27,9 @@ typedef struct bptt_plan {
 bptt_plan bptt_plan_make(ptrdiff_t T, ptrdiff_t B, ptrdiff_t I, ptrdiff_t H,
                          ptrdiff_t itemsize, ptrdiff_t panel, ptrdiff_t tile_rows,
                          int threads);
+
+/* Seconds worth waiting for a thread that is to help with so many multiplications. */
+double bptt_patience(double products);
 
 /* What thread tid of n computes of a step (B, H) under the plan. */
 bptt_share bptt_share_step(const bptt_plan *plan, ptrdiff_t B, ptrdiff_t H,

@@ -1,6 +1,7 @@
 /* Workers wait for their turn, first spinning, for the next call of a training loop
- * comes soon, then asleep. Each has a line of its own to be called and to answer on, so
- * that a worker that is not wanted for a job never looks at it.
+ * comes soon, then asleep. A kernel may wake them late, or on the caller's processor,
+ * where the two would take turns and both be slower than one alone: so a call begins
+ * with those that say in time that they have come.
  */
 #if !defined(_WIN32) && !defined(_GNU_SOURCE)
 #define _GNU_SOURCE 1 /* clock, yield and signal masks under -std=c11 */
@@ -9,6 +10,8 @@
 
 #include "dispatch.h"
 
+#include <limits.h>
+#include <math.h>
 #include <string.h>
 
 #if defined(_WIN32)
@@ -42,13 +45,15 @@ typedef pthread_cond_t signal_type;
 #endif
 
 #if defined(_MSC_VER) && !defined(__clang__)
-#define counter_load(c)         (*(c))
-#define counter_store(c, value) ((void)_InterlockedExchange(c, value))
-#define counter_swap(c, value)  _InterlockedExchange(c, value)
+#define counter_load(c)             (*(c))
+#define counter_store(c, value)     ((void)_InterlockedExchange(c, value))
+#define counter_swap(c, value)      _InterlockedExchange(c, value)
+#define counter_change(c, from, to) (_InterlockedCompareExchange(c, to, from) == (from))
 #else
 #define counter_load(c)         atomic_load_explicit(c, memory_order_acquire)
 #define counter_store(c, value) atomic_store_explicit(c, value, memory_order_release)
 #define counter_swap(c, value)  atomic_exchange(c, value)
+#define counter_change(c, from, to) atomic_compare_exchange_strong(c, &(long){from}, to)
 #endif
 
 #if defined(__x86_64__) || defined(_M_X64)
@@ -60,22 +65,56 @@ typedef pthread_cond_t signal_type;
 #define relax() ((void)0)
 #endif
 
+double bptt_seconds(void)
+{
+#if defined(_WIN32)
+    LARGE_INTEGER ticks, rate;
+    QueryPerformanceCounter(&ticks);
+    QueryPerformanceFrequency(&rate);
+    return (double)ticks.QuadPart / (double)rate.QuadPart;
+#else
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+#endif
+}
+
 /* Turns of a waiting loop: some microseconds of spinning, then the processor is offered
  * to others, for the thread that is waited for may need this very one, then naps. */
 #define SPINS  200
 #define YIELDS 5000
-/* Turns that an idle worker spins for the next call, about 50 us, before it sleeps. */
-#define IDLE_SPINS 4000
+/* Turns that an idle worker spins for the next call, about 200 us, before it sleeps. */
+#define IDLE_SPINS 16000
+/* A wait of so many seconds that is so great a part of its call is for a thread that
+ * others keep from running. */
+#define LONG_WAIT      5e-4
+#define LONG_WAIT_PART .25
+/* For so many times what a call lost by them the next ones go on without workers. */
+#define ALONE_FOR 8
 
-static void back_off(int *turns)
+typedef struct waiting { /* all zero when it begins */
+    int turns;
+    double since;
+} waiting;
+
+static void back_off(waiting *w)
 {
-    if (*turns < SPINS)
+    if (w->turns < SPINS) {
         relax();
-    else if (*turns < SPINS + YIELDS)
+    } else if (w->turns < SPINS + YIELDS) {
+        if (w->turns == SPINS)
+            w->since = bptt_seconds();
         thread_yield();
-    else
+    } else {
         thread_nap();
-    *turns += *turns < SPINS + YIELDS;
+    }
+    w->turns += w->turns < SPINS + YIELDS;
+}
+
+/* The seconds of it, but for the first few microseconds. */
+static double waited(const waiting *w)
+{
+    return w->turns > SPINS ? bptt_seconds() - w->since : 0;
 }
 
 void bptt_barrier_arrive(bptt_barrier *barrier, int tid)
@@ -83,13 +122,26 @@ void bptt_barrier_arrive(bptt_barrier *barrier, int tid)
     counter_store(&barrier->of[tid].passed, counter_load(&barrier->of[tid].passed) + 1);
 }
 
+/* The longest wait of the caller in this call: others have no say in what comes next.
+ */
+static double longest_wait;
+
+static void note_wait(const waiting *w)
+{
+    double seconds = waited(w);
+    if (seconds > longest_wait)
+        longest_wait = seconds;
+}
+
 void bptt_barrier_await(bptt_barrier *barrier, int tid, int nthreads)
 {
     long passed = counter_load(&barrier->of[tid].passed);
     for (int i = 0; i < nthreads; i++) {
-        int turns = 0;
+        waiting w = {0};
         while (counter_load(&barrier->of[i].passed) < passed)
-            back_off(&turns);
+            back_off(&w);
+        if (tid == 0)
+            note_wait(&w);
     }
 }
 
@@ -109,29 +161,19 @@ int bptt_barrier_stopped(bptt_barrier *barrier, ptrdiff_t turn)
     return counter_load(&barrier->stopped) == (long)turn;
 }
 
-double bptt_seconds(void)
-{
-#if defined(_WIN32)
-    LARGE_INTEGER ticks, rate;
-    QueryPerformanceCounter(&ticks);
-    QueryPerformanceFrequency(&rate);
-    return (double)ticks.QuadPart / (double)rate.QuadPart;
-#else
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-#endif
-}
+/* What a worker is about. The caller says CALLED, then AT_WORK or, if the call goes on
+ * without this one, IDLE; the worker says COME, and IDLE when it is done. */
+enum { IDLE, CALLED, COME, AT_WORK };
 
-/* A call flips `called`, the answer makes `answered` equal to it: a count would
- * overflow where a long has 32 bits. */
 typedef struct worker {
-    bptt_counter called, answered;
-    char pad[2 * BPTT_LINE - 2 * sizeof(bptt_counter)];
+    bptt_counter state;
+    int tid;
+    char pad[2 * BPTT_LINE - sizeof(bptt_counter) - sizeof(int)];
 } worker;
 
 static struct pool {
     bptt_counter busy;
+    bptt_counter caller_on; /* a processor to keep off, or -1 */
     lock_type lock;
     signal_type wake;
     int asleep; /* workers waiting for `wake`; under the lock */
@@ -139,8 +181,38 @@ static struct pool {
     bptt_body *body;
     void *ctx;
     int nthreads;
+    double alone_until; /* the clock, until when no worker is called */
     worker workers[BPTT_MAX_THREADS];
 } pool = {.lock = LOCK_INIT, .wake = SIGNAL_INIT};
+
+#if defined(__linux__)
+
+/* How many processors this thread may use. */
+static int processors(void)
+{
+    cpu_set_t all;
+    return sched_getaffinity(0, sizeof all, &all) == 0 ? CPU_COUNT(&all) : INT_MAX;
+}
+
+/* Whether this thread is on another processor than that one, or could go to another. */
+static int keep_off(int processor)
+{
+    cpu_set_t all, others;
+    if (processor < 0 || sched_getcpu() != processor)
+        return 1;
+    if (sched_getaffinity(0, sizeof all, &all) != 0)
+        return 0;
+    others = all;
+    CPU_CLR((size_t)processor, &others);
+    return sched_setaffinity(0, sizeof others, &others) == 0 &&
+           sched_setaffinity(0, sizeof all, &all) == 0 && sched_getcpu() != processor;
+}
+
+#else
+#define processors()        INT_MAX
+#define sched_getcpu()      (-1)
+#define keep_off(processor) ((void)(processor), 1)
+#endif
 
 static void run_body(int tid)
 {
@@ -149,21 +221,33 @@ static void run_body(int tid)
     bptt_ftz_end(saved);
 }
 
+static void wait_for_a_call(worker *me)
+{
+    for (int i = 0; i < IDLE_SPINS && counter_load(&me->state) != CALLED; i++)
+        relax();
+    if (counter_load(&me->state) == CALLED)
+        return;
+    lock_take(&pool.lock);
+    pool.asleep++;
+    while (counter_load(&me->state) != CALLED)
+        signal_wait(&pool.wake, &pool.lock);
+    pool.asleep--;
+    lock_give(&pool.lock);
+}
+
 static void work(worker *me)
 {
-    for (long turn = 1;; turn = !turn) {
-        for (int i = 0; i < IDLE_SPINS && counter_load(&me->called) != turn; i++)
-            relax();
-        if (counter_load(&me->called) != turn) {
-            lock_take(&pool.lock);
-            pool.asleep++;
-            while (counter_load(&me->called) != turn)
-                signal_wait(&pool.wake, &pool.lock);
-            pool.asleep--;
-            lock_give(&pool.lock);
+    for (;;) {
+        wait_for_a_call(me);
+        int stays = keep_off((int)counter_load(&pool.caller_on));
+        if (!counter_change(&me->state, CALLED, stays ? COME : IDLE))
+            continue; /* too late */
+        for (waiting w = {0}; counter_load(&me->state) == COME;)
+            back_off(&w);
+        if (counter_load(&me->state) == AT_WORK) {
+            run_body(me->tid);
+            counter_store(&me->state, IDLE);
         }
-        run_body((int)(me - pool.workers) + 1);
-        counter_store(&me->answered, turn);
     }
 }
 
@@ -226,42 +310,95 @@ static void watch_forks(void)
 
 #endif
 
-int bptt_pool_run(bptt_body *body, void *ctx, int nthreads)
+static void start_workers(int count)
 {
-    int n = nthreads < BPTT_MAX_THREADS ? nthreads : BPTT_MAX_THREADS;
-    if (n <= 1 || counter_swap(&pool.busy, 1) != 0) {
-        unsigned saved = bptt_ftz_begin();
-        body(ctx, 0, 1);
-        bptt_ftz_end(saved);
-        return 1;
-    }
     watch_forks();
-    while (pool.size < n - 1) {
+    while (pool.size < count) {
         worker *me = &pool.workers[pool.size];
-        counter_store(&me->called, 0);
-        counter_store(&me->answered, 0);
+        counter_store(&me->state, IDLE);
         if (!worker_start(me))
             break;
         pool.size++;
     }
-    n = pool.size + 1 < n ? pool.size + 1 : n;
+}
 
-    pool.body = body;
-    pool.ctx = ctx;
-    pool.nthreads = n;
+static void call_workers(int count)
+{
     lock_take(&pool.lock);
-    for (int i = 0; i < n - 1; i++)
-        counter_store(&pool.workers[i].called, !counter_load(&pool.workers[i].called));
+    for (int i = 0; i < count; i++)
+        counter_store(&pool.workers[i].state, CALLED);
     if (pool.asleep)
         signal_all(&pool.wake);
     lock_give(&pool.lock);
+}
 
+/* Number those who come before the clock says `until`, from 1; return how many threads
+ * there are then. */
+static int gather_workers(int count, double until)
+{
+    int n = 1;
+    for (int i = 0; i < count; i++) {
+        worker *other = &pool.workers[i];
+        for (waiting w = {0}; counter_load(&other->state) == CALLED;) {
+            back_off(&w);
+            if (w.turns > SPINS && bptt_seconds() > until)
+                break;
+        }
+        counter_change(&other->state, CALLED, IDLE);
+        other->tid = counter_load(&other->state) == COME ? n++ : 0;
+    }
+    return n;
+}
+
+static void run_together(bptt_body *body, void *ctx, int n, int count)
+{
+    pool.body = body;
+    pool.ctx = ctx;
+    pool.nthreads = n;
+    longest_wait = 0;
+    for (int i = 0; i < count; i++)
+        if (pool.workers[i].tid)
+            counter_store(&pool.workers[i].state, AT_WORK);
     run_body(0);
-    for (int i = 0; i < n - 1; i++) {
-        int turns = 0;
-        long turn = counter_load(&pool.workers[i].called);
-        while (counter_load(&pool.workers[i].answered) != turn)
-            back_off(&turns);
+    for (int i = 0; i < count; i++) {
+        waiting w = {0};
+        while (pool.workers[i].tid && counter_load(&pool.workers[i].state) == AT_WORK)
+            back_off(&w);
+        note_wait(&w);
+    }
+}
+
+static int run_alone(bptt_body *body, void *ctx)
+{
+    unsigned saved = bptt_ftz_begin();
+    body(ctx, 0, 1);
+    bptt_ftz_end(saved);
+    return 1;
+}
+
+int bptt_pool_run(bptt_body *body, void *ctx, int nthreads, double patience)
+{
+    int count = (nthreads < BPTT_MAX_THREADS ? nthreads : BPTT_MAX_THREADS) - 1;
+    if (count < 1 || counter_swap(&pool.busy, 1) != 0)
+        return run_alone(body, ctx);
+    const int crowded = count >= processors();
+    const double called = bptt_seconds();
+    int n = 1;
+    if (crowded || called >= pool.alone_until) {
+        start_workers(count);
+        count = pool.size < count ? pool.size : count;
+        counter_store(&pool.caller_on, crowded ? -1 : sched_getcpu());
+        call_workers(count);
+        n = gather_workers(count, crowded ? HUGE_VAL : called + patience);
+    }
+    if (n == 1) {
+        run_alone(body, ctx);
+    } else {
+        const double begun = bptt_seconds();
+        run_together(body, ctx, n, count);
+        const double ended = bptt_seconds();
+        if (longest_wait > LONG_WAIT && longest_wait > LONG_WAIT_PART * (ended - begun))
+            pool.alone_until = ended + ALONE_FOR * longest_wait;
     }
     counter_store(&pool.busy, 0);
     return n;
