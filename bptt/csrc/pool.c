@@ -397,7 +397,8 @@ int bptt_pool_run(bptt_body *body, void *ctx, int nthreads, double patience)
         const double begun = bptt_seconds();
         run_together(body, ctx, n, count);
         const double ended = bptt_seconds();
-        if (longest_wait > LONG_WAIT && longest_wait > LONG_WAIT_PART * (ended - begun))
+        if (!crowded && longest_wait > LONG_WAIT &&
+            longest_wait > LONG_WAIT_PART * (ended - begun))
             pool.alone_until = ended + ALONE_FOR * longest_wait;
     }
     counter_store(&pool.busy, 0);
