@@ -89,8 +89,10 @@ double bptt_seconds(void)
  * others keep from running. */
 #define LONG_WAIT      5e-4
 #define LONG_WAIT_PART .25
-/* For so many times what a call lost by them the next ones go on without workers. */
-#define ALONE_FOR 8
+/* After one the next calls go on alone, first as long as it was. If another follows
+ * within so many times as long, for twice as many times as before, and at most 16. */
+#define SOON       8
+#define ALONE_MOST 16
 
 typedef struct waiting { /* all zero when it begins */
     int turns;
@@ -182,6 +184,7 @@ static struct pool {
     void *ctx;
     int nthreads;
     double alone_until; /* the clock, until when no worker is called */
+    int alone_times;    /* how often the last long wait goes into that time */
     worker workers[BPTT_MAX_THREADS];
 } pool = {.lock = LOCK_INIT, .wake = SIGNAL_INIT};
 
@@ -376,6 +379,15 @@ static int run_alone(bptt_body *body, void *ctx)
     return 1;
 }
 
+static void go_on_alone(double now)
+{
+    int again = now - pool.alone_until < SOON * longest_wait;
+    pool.alone_times = !again                              ? 1
+                       : 2 * pool.alone_times < ALONE_MOST ? 2 * pool.alone_times
+                                                           : ALONE_MOST;
+    pool.alone_until = now + pool.alone_times * longest_wait;
+}
+
 int bptt_pool_run(bptt_body *body, void *ctx, int nthreads, double patience)
 {
     int count = (nthreads < BPTT_MAX_THREADS ? nthreads : BPTT_MAX_THREADS) - 1;
@@ -399,7 +411,7 @@ int bptt_pool_run(bptt_body *body, void *ctx, int nthreads, double patience)
         const double ended = bptt_seconds();
         if (!crowded && longest_wait > LONG_WAIT &&
             longest_wait > LONG_WAIT_PART * (ended - begun))
-            pool.alone_until = ended + ALONE_FOR * longest_wait;
+            go_on_alone(ended);
     }
     counter_store(&pool.busy, 0);
     return n;
