@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bptt._runs import Run
 from bptt._stack_tape import StackGradients, StackTape
 from bptt.flow.regulariser import OmegaTerm, omega
 
@@ -30,10 +29,6 @@ def with_omega(
             f"omega needs a network of one layer, got one of {len(tape.tapes)} cells"
         )
     one = tape.tapes[0]
-    if isinstance(one, Run):
-        raise ValueError(
-            "omega needs sequences of one length without resets, got lengths or resets"
-        )
     last = None if dz_last is None else dz_last[0]
     need_x_grad = grads.x is not None
     _, extra = omega(

@@ -109,10 +109,10 @@ def product_norms(tape: Tape | Array, ax: Axes | None = None) -> Axes:
     -------
     matplotlib.axes.Axes
     """
-    from matplotlib import colormaps
-
     norms = flows.product_norms(tape) if isinstance(tape, Tape) else tape
     ax = _axes(ax)
+    from matplotlib import colormaps
+
     seen = norms[np.isfinite(norms)]
     # Beyond 16 decades float64 has no digits left, and colours none to spare.
     limit = min(16.0, max(2.0, float(np.abs(seen).max(initial=0))))
@@ -364,6 +364,7 @@ def _range(values: Array) -> tuple[Array, Array]:
 def last_steps(tape: Tape, steps: int) -> Tape:
     """Return the tape of the last steps of the first sequence since it began anew."""
     path = Path(tape)
+    path.check_sequences()
     tape, row = path.tape, int(path.row[0])
     T = int(path.lengths[row])
     start = max(0, T - steps)
