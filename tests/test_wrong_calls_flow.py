@@ -23,11 +23,15 @@ _, ragged_recomputed = bptt.forward(x, W, V, b, z0, lengths=[5, 3, 2], checkpoin
 _, no_rows = bptt.forward(x[:, :0], W, V, b)
 _, no_list = bptt.forward(x[:0, 0], W, V, b, offsets=[0])
 layer = flow.RTRL(W, V)
+stack = bptt.RNN(4, 6, num_layers=2)
+layers, layers_again = (stack.forward(x, checkpoint=n)[1] for n in (None, 2))
 
 CALLS = [
     # tapes
     (lambda: bptt.jacobian(x, 1), "tape must be the Tape that forward returned, got ndarray"),
     (lambda: bptt.jacobian_product(None, 1, 0), "tape must be the Tape that forward returned, got NoneType"),
+    (lambda: bptt.gradient_flow(layers, dz), "tape must be the Tape that forward returned, got StackTape; its tapes has one for each layer"),
+    (lambda: bptt.gradient_flow(layers_again, dz), "tape must be the Tape that forward returned, got StackTape; without memory and checkpoint its tapes has one for each layer"),
     (lambda: bptt.jvp((tape,), dz0=z0), "tape must be the Tape that forward returned, got tuple"),
     (lambda: bptt.vjp(x, dz), "tape must be the Tape that forward returned, got ndarray"),
     (lambda: bptt.gradient_flow(x, dz), "tape must be the Tape that forward returned, got ndarray"),
