@@ -44,11 +44,18 @@ def with_omega(
         total: Array = gradient + (term.weight * of_omega).astype(gradient.dtype)
         return total
 
+    dx = grads.x
+    if extra.x is not None:
+        added = tape.order.split(extra.x)
+        if isinstance(dx, list):
+            dx = [plus(one, more) for one, more in zip(dx, added, strict=True)]
+        else:
+            dx = plus(dx, added)
     return StackGradients(
         {
             name: plus(gradient, np.asarray(getattr(extra, name)))
             for name, gradient in grads.params.items()
         },
         plus(grads.z0, extra.z0[np.newaxis]),
-        None if grads.x is None or extra.x is None else plus(grads.x, extra.x),
+        dx,
     )

@@ -117,6 +117,29 @@ def test_a_network_adds_the_omega_of_sequences_of_their_own_lengths(loss, readou
         assert getattr(grads, name).tobytes() == getattr(plain, name).tobytes()
 
 
+@pytest.mark.parametrize("readout", ["every", "last"])
+def test_omega_of_a_list_is_that_of_the_padded_batch(readout, rng):
+    network = bptt.Network(
+        3, 6, 2, loss="squared_error", readout=readout, seed=0, dtype=np.float64
+    )
+    x, target = batch(rng, "squared_error", readout)
+    lengths = [9, 4, 1, 7]
+    _, padded = network.loss_and_gradients(
+        x, target, lengths=lengths, omega=0.7, need_x_grad=True
+    )
+    listed = [x[:n, i] for i, n in enumerate(lengths)]
+    if readout == "every":
+        target = [target[:n, i] for i, n in enumerate(lengths)]
+    _, grads = network.loss_and_gradients(listed, target, omega=0.7, need_x_grad=True)
+    for name in ("W", "V", "b", "U", "c", "z0"):
+        one, other = getattr(grads, name), getattr(padded, name)
+        bound = exact_bound(1000) * np.abs(other).max()
+        np.testing.assert_allclose(one, other, atol=bound)
+    for i, n in enumerate(lengths):
+        bound = exact_bound(1000) * np.abs(padded.x).max()
+        np.testing.assert_allclose(grads.x[i], padded.x[:n, i], atol=bound)
+
+
 def test_a_term_says_which_omega_is_added_and_through_what(rng):
     term = OmegaTerm(0.7, form="mean", through="V")
     x, target = batch(rng, "squared_error", "every")
