@@ -35,7 +35,27 @@ footer { opacity: .75; font-size: .85rem; margin-top: 2rem; }
 """
 
 # A heat map of more steps would only be larger, not finer.
-_MAP_STEPS, _VALUE_STEPS = 400, 400
+_MAP_STEPS = 400
+
+# What each picture shows: beneath it, and for who listens.
+_WORDS = {
+    "gradient_norms": "How long the gradient of the loss by the states of each step "
+    "is. It comes back through time, from the right.",
+    "decay": "What is left of the gradient k steps further back. Below the dotted line "
+    "it is less than 1 %; the dashed line is what it cannot exceed.",
+    "product_norms": "What the way back from step t to step i does to the length of a "
+    "gradient, in the mean over its directions, in {of}: brown shrinks, purple "
+    "stretches.",
+    "singular_values": "How much the way back over a gap stretches the directions that "
+    "it stretches most, in {of}.",
+    "eigenvalues": "The eigenvalues of V, and the unit circle. Outside of it V by "
+    "itself lets a direction grow, inside it lets one die out.",
+    "saturation": "How steep the activation is where the units are, over all steps and "
+    "sequences. The red bar is saturated: less than a twentieth of the steepest.",
+    "loss_cliff": "Not of this model, but why gradients are clipped: one unit over 50 "
+    "steps has a cliff in its loss, from which a plain step is thrown far away.",
+    "clipping": "The norm of the gradient while the model was trained.",
+}
 
 
 def page(subject: Subject, found: GradientFlow) -> str:
@@ -64,55 +84,23 @@ def page(subject: Subject, found: GradientFlow) -> str:
 def _pictures(
     subject: Subject, found: GradientFlow
 ) -> list[tuple[Callable[[], Axes], str]]:
-    """Return what is drawn, and what each picture shows in words."""
+    """Return what is drawn, each with its words."""
     tape = plots.last_steps(subject.tape, _MAP_STEPS)
-    T = len(tape.x)
-    of = f"the last {T} steps of the first sequence"
-    drawn: list[tuple[Callable[[], Axes], str]] = [
-        (
-            lambda: plots.gradient_norms(found),
-            "How long the gradient of the loss by the states of each step is. It comes "
-            "back through time, from the right.",
-        ),
-        (
-            lambda: plots.decay(found),
-            "What is left of the gradient k steps further back. Below the dotted line "
-            "it is less than 1 %; the dashed line is what it cannot exceed.",
-        ),
-        (
-            lambda: plots.product_norms(tape),
-            "What the way back from step t to step i does to the length of a gradient, "
-            f"in the mean over its directions, in {of}: brown shrinks, purple "
-            "stretches.",
-        ),
-        (
-            lambda: plots.singular_values(tape),
-            "How much the way back over a gap stretches the directions that it "
-            f"stretches most, in {of}.",
-        ),
-        (
-            lambda: plots.eigenvalues(subject.tape.V),
-            "The eigenvalues of V, and the unit circle. Outside of it V by itself lets "
-            "a direction grow, inside it lets one die out.",
-        ),
-        (
-            lambda: plots.saturation(subject.tape),
-            "How steep the activation is where the units are, over all steps and "
-            "sequences. The red bar is saturated: less than a twentieth of the "
-            "steepest.",
-        ),
-        (
-            plots.loss_cliff,
-            "Not of this model, but why gradients are clipped: one unit over 50 steps "
-            "has a cliff in its loss, from which a plain step is thrown far away.",
-        ),
-    ]
+    drawn: dict[str, Callable[[], Axes]] = {
+        "gradient_norms": lambda: plots.gradient_norms(found),
+        "decay": lambda: plots.decay(found),
+        "product_norms": lambda: plots.product_norms(tape),
+        "singular_values": lambda: plots.singular_values(tape),
+        "eigenvalues": lambda: plots.eigenvalues(subject.tape.V),
+        "saturation": lambda: plots.saturation(subject.tape),
+        "loss_cliff": plots.loss_cliff,
+    }
     norm: Any = subject.training.get("norm")
     clip: Any = subject.training.get("clip")
     if _numbers(norm) and (clip is None or _numbers([clip])):
-        text = "The norm of the gradient while the model was trained."
-        drawn.append((lambda: plots.clipping(norm, clip), text))
-    return drawn
+        drawn["clipping"] = lambda: plots.clipping(norm, clip)
+    of = f"the last {len(tape.x)} steps of the first sequence"
+    return [(draw, _WORDS[name].format(of=of)) for name, draw in drawn.items()]
 
 
 def _numbers(values: Any) -> bool:
