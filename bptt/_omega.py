@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bptt._runs import Run
 from bptt._stack_tape import StackGradients, StackTape
 from bptt.flow.regulariser import OmegaTerm, omega
 
@@ -30,10 +29,6 @@ def with_omega(
             f"omega needs a network of one layer, got one of {len(tape.tapes)} cells"
         )
     one = tape.tapes[0]
-    if isinstance(one, Run):
-        raise ValueError(
-            "omega needs sequences of one length without resets, got lengths or resets"
-        )
     last = None if dz_last is None else dz_last[0]
     need_x_grad = grads.x is not None
     _, extra = omega(
@@ -49,11 +44,18 @@ def with_omega(
         total: Array = gradient + (term.weight * of_omega).astype(gradient.dtype)
         return total
 
+    dx = grads.x
+    if extra.x is not None:
+        added = tape.order.split(extra.x)
+        if isinstance(dx, list):
+            dx = [plus(one, more) for one, more in zip(dx, added, strict=True)]
+        else:
+            dx = plus(dx, added)
     return StackGradients(
         {
             name: plus(gradient, np.asarray(getattr(extra, name)))
             for name, gradient in grads.params.items()
         },
         plus(grads.z0, extra.z0[np.newaxis]),
-        None if grads.x is None or extra.x is None else plus(grads.x, extra.x),
+        dx,
     )

@@ -186,7 +186,7 @@ class Network:
         omega : float or bptt.flow.OmegaTerm, optional
             Weight of `bptt.flow.omega`, whose gradients are added; the loss is returned
             without it. A number is a weight of the sum, through everything but dz. For
-            a network of one layer, and sequences of one length without resets.
+            a network of one layer.
         memory, checkpoint : optional
             As in `RNN.forward`: keep only some states, and no readout of all steps.
             Where that is "every" the loss is taken part by part, and differs by

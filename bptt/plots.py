@@ -49,10 +49,12 @@ def gradient_norms(
     ax = _axes(ax)
     for (name, one), colour in zip(_named(flow), _cycle(), strict=False):
         t = np.arange(len(one.log10_norm_all))
-        ax.plot(t, _drawn(one.log10_norm_all), color=colour, label=name)
+        line = _drawn(one.log10_norm_all)
+        ax.plot(t, line, color=colour, label=name or "the whole batch")
         if not name and one.log10_norm.shape[1] > 1:
             low, high = _range(one.log10_norm)
-            ax.fill_between(t, low, high, color=colour, alpha=0.35, lw=0)
+            band = ax.fill_between(t, low, high, color=SKY, alpha=0.5, lw=0)
+            band.set_label("its sequences")
     _label(ax, "t", "log10 ||dL/dz[t]||", "Gradient over time")
     return _legend(ax)
 
@@ -82,7 +84,14 @@ def decay(
             low, high = min(limits[0], -2.5), max(limits[1], 1.0)
             ax.set_ylim(low, min(high + (high - low) / 2, max(high, np.nanmax(bound))))
     ax.axhline(-2, color=GREY, lw=0.8, ls=":")
-    ax.annotate("1 %", (1, -2), xycoords=("axes fraction", "data"), color=GREY)
+    ax.annotate(
+        "1 %",
+        (0.99, -2),
+        xycoords=("axes fraction", "data"),
+        color=_ink(ax),
+        ha="right",
+        va="top",
+    )
     _label(ax, "gap k", "log10 of what is left", "Gradient over a gap of k steps")
     return _legend(ax)
 
@@ -102,22 +111,24 @@ def product_norms(tape: Tape | Array, ax: Axes | None = None) -> Axes:
     """
     norms = flows.product_norms(tape) if isinstance(tape, Tape) else tape
     ax = _axes(ax)
+    from matplotlib import colormaps
+
     seen = norms[np.isfinite(norms)]
     # Beyond 16 decades float64 has no digits left, and colours none to spare.
     limit = min(16.0, max(2.0, float(np.abs(seen).max(initial=0))))
+    # Where i > t there is no gap, which must not look like an orthogonal product's 0.
+    palette = colormaps["PuOr"].with_extremes(bad=(0.5, 0.5, 0.5, 0.25))
     image = ax.imshow(
         np.clip(np.nan_to_num(norms, nan=np.nan, neginf=-limit), -limit, limit),
-        cmap="PuOr",
+        cmap=palette,
         vmin=-limit,
         vmax=limit,
         origin="lower",
         aspect="auto",
         interpolation="nearest",
     )
-    bar = ax.figure.colorbar(image, ax=ax)
-    bar.ax.tick_params(colors=GREY, labelcolor=GREY)
-    bar.outline.set_edgecolor(GREY)
     _label(ax, "i", "t", "log10 ||dz[t]/dz[i]|| / sqrt(H)")
+    _colour_bar(ax, image)
     return ax
 
 
@@ -200,7 +211,7 @@ def saturation(tape: Tape, ax: Axes | None = None) -> Axes:
     share = counts / max(1, counts.sum())
     colours = [VERMILION if right < 0.06 else BLUE for right in edges[1:]]
     ax.bar(edges[:-1], share, width=0.05, align="edge", color=colours)
-    title = f"Slopes of {tape.activation.name}, saturated {share[0]:.0%}"
+    title = f"Slopes of {tape.activation.name}, saturated {100 * share[0]:.0f} %"
     _label(ax, "sigma' / largest sigma'", "share of units", title)
     return ax
 
@@ -225,18 +236,25 @@ def loss_cliff(ax: Axes | None = None, *, clip: float = 0.1) -> Axes:
     image = ax.imshow(
         loss, origin="lower", extent=limits, cmap="cividis", aspect="auto"
     )
-    ax.figure.colorbar(image, ax=ax).ax.tick_params(colors=GREY, labelcolor=GREY)
     for name, h, colour, style in (
         ("without clipping", None, VERMILION, "X-"),
         (f"clipped at h = {clip:g}", clip, SKY, ".-"),
     ):
         path = cliff.descend(clip=h)
-        ax.plot(path[:, 0], path[:, 1], style, color=colour, lw=1, ms=5, label=name)
+        ax.plot(path[:, 0], path[:, 1], style, color=colour, lw=1, ms=3.5, label=name)
     ax.set_xlim(*limits[:2])
     ax.set_ylim(*limits[2:])
     _label(ax, "w", "b", "Loss of one unit, 50 steps")
-    # White letters need the dark side of the wall.
-    ax.legend(loc="upper right", labelcolor="white", framealpha=0, fontsize="small")
+    _colour_bar(ax, image)
+    # White letters need a ground of their own: the descent runs beneath them.
+    ax.legend(
+        loc="upper right",
+        labelcolor="white",
+        facecolor="#00204d",
+        edgecolor="none",
+        framealpha=1,
+        fontsize=9,
+    )
     return ax
 
 
@@ -258,16 +276,16 @@ def clipping(norm: ArrayLike, h: float | None = None, ax: Axes | None = None) ->
     ax = _axes(ax)
     norm = np.asarray(norm, np.float64)
     step = np.arange(1, len(norm) + 1)
-    ax.plot(step, norm, color=ORANGE, lw=0.8, label="before clipping")
+    ax.plot(step, norm, color=ORANGE, lw=1.2, label="before clipping")
     title = "Norm of the gradient"
     if h is not None and np.isfinite(h):
-        ax.plot(step, np.minimum(norm, h), color=BLUE, lw=0.8, label="after")
+        ax.plot(step, np.minimum(norm, h), color=BLUE, lw=1.2, label="after")
         ax.axhline(h, color=GREY, lw=0.8, ls=":")
-        title += (
-            f", clipped in {(norm > h).mean() if len(norm) else 0:.0%} of the steps"
-        )
+        share = 100 * (norm > h).mean() if len(norm) else 0
+        title += f", clipped in {share:.0f} % of the steps"
     if (norm > 0).any():
         ax.set_yscale("log")
+        ax.margins(y=0.2)
     _label(ax, "step", "norm", title)
     return _legend(ax)
 
@@ -304,8 +322,20 @@ def _label(ax: Axes, x: str, y: str, title: str) -> None:
 def _legend(ax: Axes) -> Axes:
     handles, names = ax.get_legend_handles_labels()
     if len(handles) > 1:
-        ax.legend(handles, names, labelcolor=GREY, framealpha=0, fontsize="small")
+        ink = _ink(ax)
+        ax.legend(handles, names, labelcolor=ink, framealpha=0, fontsize=9)
     return ax
+
+
+def _ink(ax: Axes) -> Any:
+    """Return the colour of the letters, which in a given Axes are the caller's."""
+    return ax.xaxis.label.get_color()
+
+
+def _colour_bar(ax: Axes, image: Any) -> None:
+    bar: Any = ax.figure.colorbar(image, ax=ax)
+    bar.ax.tick_params(colors=_ink(ax))
+    bar.outline.set_edgecolor(_ink(ax))
 
 
 def _named(
@@ -334,6 +364,7 @@ def _range(values: Array) -> tuple[Array, Array]:
 def last_steps(tape: Tape, steps: int) -> Tape:
     """Return the tape of the last steps of the first sequence since it began anew."""
     path = Path(tape)
+    path.check_sequences()
     tape, row = path.tape, int(path.row[0])
     T = int(path.lengths[row])
     start = max(0, T - steps)

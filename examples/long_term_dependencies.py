@@ -94,16 +94,20 @@ def draw(ax, flows, wild, clipped, ramps, losses):
     x, W = rng.standard_normal((T, I)), 0.1 * rng.standard_normal((I, H))
     plots.singular_values(bptt.forward(x, W, V)[1], ax=ax[1])
     plots.loss_cliff(ax[2])
-    for name, path in (("without clipping", wild), ("clipped at 0.1", clipped)):
-        ax[3].semilogy(path[:, 2], label=name)
+    # Each in the colour that it has on the cliff.
+    for name, path, colour in (
+        ("clipped at h = 0.1", clipped, plots.SKY),
+        ("without clipping", wild, plots.VERMILION),
+    ):
+        ax[3].semilogy(path[:, 2], label=name, color=colour, lw=1)
     ax[3].set(xlabel="step", ylabel="loss", title="Descent at the cliff")
     ax[3].legend()
-    for n, z in enumerate(ramps[1:], 1):
-        ax[4].plot(ramps[0], z, label=f"{n}")
+    for (n, z), colour in zip(enumerate(ramps[1:], 1), plots.COLOURS, strict=True):
+        ax[4].plot(ramps[0], z, label=f"{n}", color=colour)
     ax[4].set(xlabel="input", ylabel="output", title="Sigmoids on top of each other")
     ax[4].legend(title="layers")
-    for name, loss in losses.items():
-        ax[5].semilogy(loss, label=name)
+    for (name, loss), colour in zip(losses.items(), plots.COLOURS, strict=False):
+        ax[5].semilogy(loss, label=name, color=colour)
     ax[5].set(xlabel="step", ylabel="loss", title="After a step that set b to -4")
     ax[5].legend()
 

@@ -33,8 +33,14 @@ def test_a_task_gets_a_verdict_a_table_and_a_page(folder):
     assert "prefers-color-scheme: dark" in page
     # Nothing is fetched from elsewhere, and no two pictures share a name.
     assert not re.search(r'(src|href)="(?!#|data:)', page)
+    assert "://" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", page)
     names = re.findall(r'\bid="([^"]+)"', page)
     assert len(names) == len(set(names))
+    # Each picture is told in words, to who reads and to who listens.
+    told = re.findall(r'<svg role="img" aria-labelledby="([^"]+)"', page)
+    words = re.findall(r'<figcaption id="([^"]+)">[^<]{40,}</figcaption>', page)
+    assert len(told) == 7
+    assert told == words
 
 
 def test_a_model_of_characters_reads_text_and_shows_its_training(folder):

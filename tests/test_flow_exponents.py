@@ -5,6 +5,7 @@ import pytest
 from proof import random_case, run_forward
 from tolerances import (
     MEAN_FIELD,
+    STANDARD_ERRORS,
     SUM_OF_EXPONENTS,
     exact_bound,
     frame_bound,
@@ -129,30 +130,28 @@ def test_below_1_the_spectrum_is_that_of_the_random_matrix(rng):
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
+@pytest.mark.parametrize(("N", "networks", "T"), [(512, 100, 5000), (1024, 40, 3000)])
 @pytest.mark.parametrize(
-    ("g", "largest", "mean", "met"),
-    [
-        (1.5, 0.06522, -0.7143, ()),
-        (2.0, 0.15472, -1.1490, ("largest",)),
-        (3.0, 0.31025, -2.2728, ("largest", "mean")),
-    ],
+    ("g", "largest", "mean"),
+    [(1.5, 0.06522, -0.7143), (2.0, 0.15472, -1.1490), (3.0, 0.31025, -2.2728)],
 )
-def test_the_mean_field_at_512_units(g, largest, mean, met):
-    found = []
-    for seed in range(10):
+def test_the_mean_field(g, largest, mean, N, networks, T):
+    found, skip = [], T // 5
+    for seed in range(networks):
         rng = np.random.default_rng(seed)
-        (W, V, b, x), z0 = autonomous(rng, 512, g, 5000)
+        (W, V, b, x), z0 = autonomous(rng, N, g, T)
         z, tape = bptt.forward(x, W, V, b, z0)
-        spectrum = flow.lyapunov_exponents(tape, 1, skip=1000)
-        log_slopes = np.log(1 - np.square(z[1000:])).sum(axis=1).mean()
-        total = log_slopes + np.linalg.slogdet(V)[1]
-        found.append((spectrum.exponents[0], total / 512))
-    # A finite network is chaotic, but less so than the limit: the deviation is of N,
-    # and near g = 1 above the bound; bench/experiments/lyapunov.md has the table.
-    exponent, average = np.mean(found, axis=0)
-    assert 0 < exponent < largest
-    assert average < mean
-    if "largest" in met:
-        assert largest - exponent <= MEAN_FIELD
-    if "mean" in met:
-        assert mean - average <= MEAN_FIELD
+        spectrum = flow.lyapunov_exponents(tape, 1, skip=skip)
+        log_slopes = np.log(1 - np.square(z[skip:])).sum(axis=1).mean()
+        found.append(
+            (spectrum.exponents[0], (log_slopes + np.linalg.slogdet(V)[1]) / N)
+        )
+    off = np.abs(np.mean(found, axis=0) - (largest, mean))
+    # Networks differ, near g = 1 most: what is asked is asked of their expectation, of
+    # which these are a sample.
+    sampling = STANDARD_ERRORS * np.std(found, axis=0, ddof=1) / np.sqrt(networks)
+    asked = off <= MEAN_FIELD + sampling
+    assert asked[0]
+    # 512 units at g = 1.5 are too few for the mean: in the expectation over 400
+    # networks it is 0.021 off (bench/experiments/lyapunov.md).
+    assert asked[1] or (g, N) == (1.5, 512)

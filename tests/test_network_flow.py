@@ -83,6 +83,63 @@ def test_a_network_adds_omega_to_all_its_gradients(loss, readout, rng):
         assert getattr(grads, name).tobytes() == getattr(plain, name).tobytes()
 
 
+@pytest.mark.parametrize(("loss", "readout"), KINDS)
+def test_a_network_adds_the_omega_of_sequences_of_their_own_lengths(loss, readout, rng):
+    network = bptt.Network(
+        3, 6, 2, loss=loss, readout=readout, seed=0, dtype=np.float64
+    )
+    x, target = batch(rng, loss, readout)
+    lengths, resets = [9, 4, 1, 7], rng.random((9, 4)) < 0.2
+    given = {"lengths": lengths, "resets": resets, "need_x_grad": True}
+    value, plain = network.loss_and_gradients(x, target, **given)
+    same, grads = network.loss_and_gradients(x, target, omega=0.7, **given)
+    assert same == value
+    p = network.params
+    z, tape = bptt.forward(x, p["W"], p["V"], p["b"], lengths=lengths, resets=resets)
+    there = np.arange(9)[:, np.newaxis] < lengths
+    rows = z[there] if readout == "every" else tape.z_last
+    chosen = target[there] if readout == "every" else target
+    _, df = bptt.losses.TABLE[loss](rows @ p["U"] + p["c"], chosen)
+    drows = df @ p["U"].T
+    if readout == "every":
+        dz = np.zeros_like(z)
+        dz[there] = drows
+        _, extra = bptt.flow.omega(tape, dz, need_x_grad=True)
+    else:
+        _, extra = bptt.flow.omega(tape, dz_last=drows, need_x_grad=True)
+    for name in ("W", "V", "b", "z0", "x"):
+        added = getattr(extra, name)
+        assert np.abs(added).max() > 0
+        expected = getattr(plain, name) + 0.7 * added
+        bound = exact_bound(100) * np.abs(expected).max()
+        np.testing.assert_allclose(getattr(grads, name), expected, atol=bound)
+    for name in ("U", "c"):
+        assert getattr(grads, name).tobytes() == getattr(plain, name).tobytes()
+
+
+@pytest.mark.parametrize("readout", ["every", "last"])
+def test_omega_of_a_list_is_that_of_the_padded_batch(readout, rng):
+    network = bptt.Network(
+        3, 6, 2, loss="squared_error", readout=readout, seed=0, dtype=np.float64
+    )
+    x, target = batch(rng, "squared_error", readout)
+    lengths = [9, 4, 1, 7]
+    _, padded = network.loss_and_gradients(
+        x, target, lengths=lengths, omega=0.7, need_x_grad=True
+    )
+    listed = [x[:n, i] for i, n in enumerate(lengths)]
+    if readout == "every":
+        target = [target[:n, i] for i, n in enumerate(lengths)]
+    _, grads = network.loss_and_gradients(listed, target, omega=0.7, need_x_grad=True)
+    for name in ("W", "V", "b", "U", "c", "z0"):
+        one, other = getattr(grads, name), getattr(padded, name)
+        bound = exact_bound(1000) * np.abs(other).max()
+        np.testing.assert_allclose(one, other, atol=bound)
+    for i, n in enumerate(lengths):
+        bound = exact_bound(1000) * np.abs(padded.x).max()
+        np.testing.assert_allclose(grads.x[i], padded.x[:n, i], atol=bound)
+
+
 def test_a_term_says_which_omega_is_added_and_through_what(rng):
     term = OmegaTerm(0.7, form="mean", through="V")
     x, target = batch(rng, "squared_error", "every")
@@ -124,8 +181,6 @@ def test_omega_that_does_not_fit_is_refused(rng):
     two = bptt.Network(3, 6, 2, loss="squared_error", num_layers=2, dtype=np.float64)
     with pytest.raises(ValueError, match=r"^omega must be positive, got -1$"):
         one.loss_and_gradients(x, target, omega=-1)
-    with pytest.raises(ValueError, match=r"^omega needs sequences of one length"):
-        one.loss_and_gradients(x, target, lengths=[9, 8, 7, 6], omega=1)
     with pytest.raises(ValueError, match=r"^omega needs a network of one layer, got"):
         two.loss_and_gradients(x, target, omega=1)
 

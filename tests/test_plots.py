@@ -55,6 +55,21 @@ def test_each_draws_into_an_axes_of_its_own_or_a_given_one(name, tape, flow):
     assert draw(given) is given
 
 
+@pytest.mark.parametrize("name", ["decay", "product_norms", "loss_cliff"])
+def test_letters_in_a_given_axes_are_of_its_colour(name, tape, flow):
+    from matplotlib.colors import same_color
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    ax = pictures(tape, flow)[name](figure.subplots())
+    bar = [other for other in figure.axes if other is not ax]
+    letters = [*ax.texts, *(bar[0].get_yticklabels() if bar else [])]
+    letters += [] if bar else ax.get_legend().get_texts()
+    assert letters
+    for letter in letters:
+        assert same_color(letter.get_color(), "black")
+
+
 def test_lines_are_the_numbers(tape, flow):
     line = plots.gradient_norms(flow).lines[0]
     np.testing.assert_array_equal(line.get_ydata(), flow.log10_norm_all)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import bptt
-from bptt import flow
+from bptt import flow, plots
 
 F32 = np.float32
 rng = np.random.default_rng(0)
@@ -20,19 +20,25 @@ _, empty = bptt.forward(x[:0], W, V, b)
 _, ragged = bptt.forward(x, W, V, b, z0, lengths=[5, 3, 2])
 _, recomputed = bptt.forward(x, W, V, b, z0, checkpoint=2)
 _, ragged_recomputed = bptt.forward(x, W, V, b, z0, lengths=[5, 3, 2], checkpoint=2)
+_, no_rows = bptt.forward(x[:, :0], W, V, b)
+_, no_list = bptt.forward(x[:0, 0], W, V, b, offsets=[0])
 layer = flow.RTRL(W, V)
+stack = bptt.RNN(4, 6, num_layers=2)
+layers, layers_again = (stack.forward(x, checkpoint=n)[1] for n in (None, 2))
 
 CALLS = [
     # tapes
     (lambda: bptt.jacobian(x, 1), "tape must be the Tape that forward returned, got ndarray"),
     (lambda: bptt.jacobian_product(None, 1, 0), "tape must be the Tape that forward returned, got NoneType"),
+    (lambda: bptt.gradient_flow(layers, dz), "tape must be the Tape that forward returned, got StackTape; its tapes has one for each layer"),
+    (lambda: bptt.gradient_flow(layers_again, dz), "tape must be the Tape that forward returned, got StackTape; without memory and checkpoint its tapes has one for each layer"),
     (lambda: bptt.jvp((tape,), dz0=z0), "tape must be the Tape that forward returned, got tuple"),
     (lambda: bptt.vjp(x, dz), "tape must be the Tape that forward returned, got ndarray"),
     (lambda: bptt.gradient_flow(x, dz), "tape must be the Tape that forward returned, got ndarray"),
     (lambda: flow.omega(x, dz), "tape must be the Tape that forward returned, got ndarray"),
     (lambda: bptt.lyapunov_exponents(x), "tape must be the Tape that forward returned, got ndarray"),
     (lambda: bptt.gradient_flow(ragged_recomputed, dz_last=z0), "tape must hold its states where sequences have lengths of their own; run forward without memory and checkpoint, got Tape("),
-    (lambda: flow.omega(ragged, dz), "tape must be of forward without lengths, resets, memory and checkpoint for omega, got Tape("),
+    (lambda: flow.omega(recomputed, dz), "tape must hold its states for omega, which needs those of all steps at once; run forward without memory and checkpoint, got Tape("),
     (lambda: bptt.lyapunov_exponents(ragged), "tape must be of sequences of one length, without resets; pass each one's (W, V, b, x), got Tape("),
     (lambda: bptt.gradient_flow(tape, lambda start, z: z), "dz must be an array, got a function"),
     (lambda: bptt.gradient_flow(ragged, dz[:3]), "dz must have shape (T, B, H) = (5, 3, 6), got (3, 3, 6)"),
@@ -60,6 +66,10 @@ CALLS = [
     (lambda: flow.split_growth(tape, 3, 4), "i must be at most t = 3, got 4: gaps run forwards"),
     (lambda: flow.split_growth(tape, 3, 0, b), "direction must have shape (3, 6), got (6,)"),
     (lambda: flow.product_norms(tape, 3), "sequence must be from 0 to 2, got 3"),
+    (lambda: flow.product_norms(no_rows), "tape must have a sequence, got B=0"),
+    (lambda: flow.product_norms(no_list), "tape must have a sequence, got B=0"),
+    (lambda: plots.product_norms(no_rows), "tape must have a sequence, got B=0"),
+    (lambda: plots.singular_values(no_rows), "tape must have a sequence, got B=0"),
     (lambda: flow.product_norms(tape, probes=7), "probes must be at most H = 6, got 7"),
     # directions
     (lambda: bptt.jvp(tape), "dz0, dx or dparams must be given: a tangent has a direction"),

@@ -120,7 +120,6 @@ CALLS = [
     (train(batches=(x, target, [5, 5])), "lengths must have shape (B,) = (3,), got (2,)"),
     (train(batches=(x, target, [5, 5, 6])), "lengths must be from 0 to T = 5, got 6"),
     (train(validation=(x, target, [5], 1)), "validation must be (x, target), (x, target, lengths) or a Batch, got tuple of 4"),
-    (train(batches=bptt.data.Batch(x, target, None, np.zeros((5, 3), bool)), omega=1.0), "omega needs sequences of one length without resets, got lengths or resets"),
     (call(bptt.data.pad, []), "sequences must not be empty, got none"),
     (call(bptt.data.pad, [x, x[:, 1:]]), "sequences[1] must be like sequences[0] but for its length, got float32 (5, 2, 4) and float32 (5, 3, 4)"),
     (call(bptt.data.pad, [x[0, 0, 0]]), "sequences[0] must be like sequences[0]"),

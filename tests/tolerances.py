@@ -240,8 +240,8 @@ RTRL_IS_BPTT = 1e-11
 # The sum of all Lyapunov exponents against the mean log-determinant, absolute.
 SUM_OF_EXPONENTS = 1e-9
 
-# Lyapunov exponents of random networks against the limit of infinitely many units, in
-# the mean over 10 networks of N = 512: what is asked, and met far enough above g = 1.
+# Lyapunov exponents of random networks of N = 512 against the limit of infinitely many
+# units: what is asked of their expectation. A sample is off by its own error as well.
 MEAN_FIELD = 0.01
 
 

@@ -157,7 +157,11 @@ def rows(found: GradientFlow) -> list[tuple[str, str]]:
         ("spectral radius", f"{found.spectral_radius:.4g}"),
         ("||V||", f"{found.largest_singular_value:.4g}"),
         ("gamma ||V||", f"{found.gamma * found.largest_singular_value:.4g}"),
-        ("saturated", f"{units.saturated:.1%} of the units, {units.zero:.1%} at 0"),
+        (
+            "saturated",
+            f"{100 * units.saturated:.1f} % of the units, "
+            f"{100 * units.zero:.1f} % at 0",
+        ),
         (
             "dead",
             f"{len(units.dead)} of {H} units"

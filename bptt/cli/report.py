@@ -21,29 +21,54 @@ _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; padding: 1rem;
   max-width: 64rem; color: #1a1a1a; background: #ffffff; }
 h1 { font-size: 1.3rem; overflow-wrap: anywhere; } h2 { font-size: 1.1rem; }
-table { border-collapse: collapse; } td { padding: .15rem .8rem .15rem 0; }
-td:last-child { font-variant-numeric: tabular-nums; }
-.pictures { display: grid; gap: 1rem;
+table { border-collapse: collapse; }
+th, td { padding: .15rem .8rem .15rem 0; text-align: left; vertical-align: top; }
+th { font-weight: normal; white-space: nowrap; opacity: .75; }
+td { font-variant-numeric: tabular-nums; }
+.pictures { display: grid; gap: 2rem 1rem;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); }
 figure { margin: 0; } svg { width: 100%; height: auto; }
+figcaption { font-size: .9rem; opacity: .85; }
 footer { opacity: .75; font-size: .85rem; margin-top: 2rem; }
 @media (prefers-color-scheme: dark) {
   body { color: #e6e6e6; background: #121212; } }
 """
 
 # A heat map of more steps would only be larger, not finer.
-_MAP_STEPS, _VALUE_STEPS = 400, 400
+_MAP_STEPS = 400
+
+# What each picture shows: beneath it, and for who listens.
+_WORDS = {
+    "gradient_norms": "How long the gradient of the loss by the states of each step "
+    "is. It comes back through time, from the right.",
+    "decay": "What is left of the gradient k steps further back. Below the dotted line "
+    "it is less than 1 %; the dashed line is what it cannot exceed.",
+    "product_norms": "What the way back from step t to step i does to the length of a "
+    "gradient, in the mean over its directions, in {of}: brown shrinks, purple "
+    "stretches.",
+    "singular_values": "How much the way back over a gap stretches the directions that "
+    "it stretches most, in {of}.",
+    "eigenvalues": "The eigenvalues of V, and the unit circle. Outside of it V by "
+    "itself lets a direction grow, inside it lets one die out.",
+    "saturation": "How steep the activation is where the units are, over all steps and "
+    "sequences. The red bar is saturated: less than a twentieth of the steepest.",
+    "loss_cliff": "Not of this model, but why gradients are clipped: one unit over 50 "
+    "steps has a cliff in its loss, from which a plain step is thrown far away.",
+    "clipping": "The norm of the gradient while the model was trained.",
+}
 
 
 def page(subject: Subject, found: GradientFlow) -> str:
     """Return the page."""
     cells = "".join(
-        f"<tr><td>{html.escape(name)}</td><td>{html.escape(value)}</td></tr>"
+        f'<tr><th scope="row">{html.escape(name)}</th>'
+        f"<td>{html.escape(value)}</td></tr>"
         for name, value in rows(found)
     )
     figures = "".join(
-        f"<figure>{_svg(draw, n)}</figure>"
-        for n, draw in enumerate(_pictures(subject, found))
+        f'<figure>{_svg(draw, n)}<figcaption id="p{n}">{html.escape(text)}</figcaption>'
+        "</figure>"
+        for n, (draw, text) in enumerate(_pictures(subject, found))
     )
     title = html.escape(f"Gradient flow: {subject.name}")
     return (
@@ -52,27 +77,30 @@ def page(subject: Subject, found: GradientFlow) -> str:
         f"<title>{title}</title><style>{_STYLE}</style></head><body>"
         f"<h1>{title}</h1><p>{html.escape(found.verdict)}</p>"
         f'<table>{cells}</table><h2>Pictures</h2><div class="pictures">{figures}</div>'
-        f"<footer>bptt {__version__}. In the map and the singular values: the last "
-        f"{_MAP_STEPS} steps at most of the first sequence.</footer></body></html>\n"
+        f"<footer>bptt {__version__}</footer></body></html>\n"
     )
 
 
-def _pictures(subject: Subject, found: GradientFlow) -> list[Callable[[], Axes]]:
+def _pictures(
+    subject: Subject, found: GradientFlow
+) -> list[tuple[Callable[[], Axes], str]]:
+    """Return what is drawn, each with its words."""
     tape = plots.last_steps(subject.tape, _MAP_STEPS)
-    drawn: list[Callable[[], Axes]] = [
-        lambda: plots.gradient_norms(found),
-        lambda: plots.decay(found),
-        lambda: plots.product_norms(tape),
-        lambda: plots.singular_values(tape),
-        lambda: plots.eigenvalues(subject.tape.V),
-        lambda: plots.saturation(subject.tape),
-        plots.loss_cliff,
-    ]
+    drawn: dict[str, Callable[[], Axes]] = {
+        "gradient_norms": lambda: plots.gradient_norms(found),
+        "decay": lambda: plots.decay(found),
+        "product_norms": lambda: plots.product_norms(tape),
+        "singular_values": lambda: plots.singular_values(tape),
+        "eigenvalues": lambda: plots.eigenvalues(subject.tape.V),
+        "saturation": lambda: plots.saturation(subject.tape),
+        "loss_cliff": plots.loss_cliff,
+    }
     norm: Any = subject.training.get("norm")
     clip: Any = subject.training.get("clip")
     if _numbers(norm) and (clip is None or _numbers([clip])):
-        drawn.append(lambda: plots.clipping(norm, clip))
-    return drawn
+        drawn["clipping"] = lambda: plots.clipping(norm, clip)
+    of = f"the last {len(tape.x)} steps of the first sequence"
+    return [(draw, _WORDS[name].format(of=of)) for name, draw in drawn.items()]
 
 
 def _numbers(values: Any) -> bool:
@@ -88,7 +116,10 @@ def _svg(draw: Callable[[], Axes], n: int) -> str:
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(plots.GREY, "currentColor")
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     # Names within one picture must not meet those of the next on the page.
     text = re.sub(r'\bid="', f'id="p{n}-', text)
     text = re.sub(r'href="#', f'href="#p{n}-', text)
-    return re.sub(r"url\(#", f"url(#p{n}-", text)
+    text = re.sub(r"url\(#", f"url(#p{n}-", text)
+    # Letters are drawn as curves, so that who listens is told what the picture shows.
+    return text.replace("<svg", f'<svg role="img" aria-labelledby="p{n}"', 1)

@@ -16,8 +16,16 @@ from bptt.recurrence import Tape
 def as_tape(tape: Tape) -> Tape:
     """Return a tape whose arrays stand cell after cell, refusing what is none."""
     if not isinstance(tape, Tape):
+        of_layers = getattr(tape, "tapes", None)
+        if of_layers is None:
+            advice = ""
+        elif of_layers:
+            advice = "; its tapes has one for each layer"
+        else:
+            advice = "; without memory and checkpoint its tapes has one for each layer"
         raise TypeError(
-            f"tape must be the Tape that forward returned, got {type(tape).__name__}"
+            "tape must be the Tape that forward returned, "
+            f"got {type(tape).__name__}{advice}"
         )
     if isinstance(tape, _runs.Run):
         return _runs.in_cells(tape)
@@ -28,15 +36,15 @@ def as_tape(tape: Tape) -> Tape:
     return replace(tape, x=x, z=z)
 
 
-def as_plain(tape: Tape, function: str) -> Tape:
-    """Return a tape of one plain call, refusing others."""
-    plain = as_tape(tape)
-    if type(plain) is not Tape:
+def as_held(tape: Tape, function: str) -> Tape:
+    """Return a tape that holds all its states, refusing one that recomputes them."""
+    held = as_tape(tape)
+    if isinstance(held, _runs.Run) and held.schedule is not None:
         raise ValueError(
-            f"tape must be of forward without lengths, resets, memory and checkpoint "
-            f"for {function}, got {tape!r} of another kind"
+            f"tape must hold its states for {function}, which needs those of all steps "
+            f"at once; run forward without memory and checkpoint, got {tape!r}"
         )
-    return plain
+    return held
 
 
 def as_step(name: str, value: Any, lowest: int, highest: int) -> int:

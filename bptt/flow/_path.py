@@ -94,6 +94,11 @@ class Path:
         self._borders = np.unique(np.concatenate([[0], self.lengths, cuts]))
         self._limit = max(32, _ENTRIES // max(1, self.B * self.H))
 
+    def check_sequences(self) -> None:
+        """Refuse a tape of no sequence."""
+        if self.B == 0:
+            raise ValueError("tape must have a sequence, got B=0")
+
     def rows(self, t: int) -> int:
         """Return how many sequences have a step t."""
         return self.B - int(np.searchsorted(self._ascending, t))
@@ -115,6 +120,23 @@ class Path:
         if isinstance(self.form, Ragged):
             return np.take(values, self.row, axis=axis)
         return values if self.tape.batched else np.take(values, 0, axis=axis)
+
+    def states(self) -> Array:
+        """Return the states of steps 1 to T, (T, B, H) in float64; 0 where none is."""
+        z = np.zeros((self.T, self.B, self.H))
+        for stretch in self.forward(0, self.T):
+            z[stretch.t0 : stretch.t1, : stretch.z.shape[1]] = stretch.z[1:]
+        return z
+
+    def spread(self, values: Array) -> Any:
+        """Return values (T, B, K) of the rows of every step in the caller's form."""
+        if isinstance(self.form, Rectangle):
+            return self.form.scatter(values)
+        cells = np.empty((self.form.cells, 1, values.shape[-1]), values.dtype)
+        for t in range(1, self.T + 1):
+            rows = self.order[: self.rows(t)]
+            cells[self.form.cells_at(rows, t), 0] = values[t - 1, : len(rows)]
+        return self.form.scatter(cells)
 
     def back(self, at: ArrayLike = ()) -> Iterator[Stretch]:
         """Yield stretches from the last to the first; one ends at each step of `at`."""

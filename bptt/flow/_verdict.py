@@ -71,9 +71,10 @@ def _dead(flow: GradientFlow) -> str:
 
 
 def _saturated(flow: GradientFlow) -> str:
+    share = 100 * flow.units.saturated
     return (
-        f"Saturated: {flow.units.saturated:.0%} of the units are where sigma' is below "
-        f"a twentieth of its largest, so that {_decayed(flow)}.{_radius(flow)} Smaller "
+        f"Saturated: {share:.0f} % of the units are where sigma' is below a twentieth "
+        f"of its largest, so that {_decayed(flow)}.{_radius(flow)} Smaller "
         "weights, inputs of unit variance, or an activation that does not saturate "
         "(relu with V = I) usually help."
     )
@@ -124,7 +125,7 @@ def _decayed(flow: GradientFlow) -> str:
     rate = flow.growth[k]
     return (
         f"the gradient falls to 1 % in {steps_of(flow.horizon)} of "
-        f"{len(flow.log10_decay) - 1}, by {rate:.3g} per step"
+        f"{len(flow.log10_decay) - 1}, by a factor of {rate:.3g} per step"
     )
 
 

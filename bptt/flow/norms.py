@@ -42,7 +42,8 @@ def product_norms(tape: Tape, sequence: int = 0, *, probes: int | None = None) -
     Raises
     ------
     TypeError, ValueError
-        tape is none, there is no such sequence, or probes is above H.
+        tape is none or has no sequence, there is none of this number, or probes is
+        above H.
 
     References
     ----------
@@ -57,6 +58,7 @@ def product_norms(tape: Tape, sequence: int = 0, *, probes: int | None = None) -
     array([ 0., -1., -5.], dtype=float32)
     """
     path = Path(tape)
+    path.check_sequences()
     H = path.H
     sequence = as_step("sequence", sequence, 0, path.B - 1)
     probes = as_count("probes", min(8, H) if probes is None else probes, H, "H")

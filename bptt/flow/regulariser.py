@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bptt._validation import as_positive, check_choice
-from bptt.flow._arguments import as_plain
+from bptt.flow._arguments import as_held
 from bptt.flow._path import Loss, Path
 from bptt.recurrence import Gradients, Tape, backward
 
@@ -79,7 +79,8 @@ def omega(
 
         Omega = sum_t (||r[t]|| / ||e[t]|| - 1)^2          t = 1..T
 
-    in the mean over the sequences of the batch. Where e[t] is 0 a step has no term.
+    in the mean over the sequences of the batch. Where e[t] is 0 a step has no term. An
+    error that comes to a step with which its sequence starts anew goes no further.
     That is the paper's equation. Its authors' program, where a weight of 2 is the
     default, has the mean of another term over all steps and sequences::
 
@@ -91,7 +92,7 @@ def omega(
     Parameters
     ----------
     tape : Tape
-        From `bptt.forward`.
+        From `bptt.forward`, without memory and checkpoint.
     dz, dz_last : array_like
         The gradient of the loss, as in `bptt.backward`. It is taken as given: that it
         depends on the states itself is not differentiated.
@@ -135,22 +136,26 @@ def omega(
     >>> value, gradients.V[0, 0] < 0
     (1.25, np.True_)
     """
-    tape = as_plain(tape, "omega")
+    path = Path(as_held(tape, "omega"))
     check_choice("form", form, FORMS)
     check_choice("through", through, THROUGH)
-    loss = Loss(Path(tape), dz, dz_last)
-    T, (B, H) = len(tape.x), tape.z.shape[1:]
+    loss = Loss(path, dz, dz_last)
+    T, B, H = path.T, path.B, path.H
     V = tape.V.astype(np.float64)
-    z = tape.z[1:].astype(np.float64)
+    z = path.states()
     slope = tape.activation.dsigma(z)
 
     # Backwards, as in BPTT: e[t] = dz[t] + r[t+1], da[t] = e[t] D[t], r[t] = da[t] V^T.
-    e, da, r = (np.empty((T, B, H)) for _ in range(3))
+    # Beyond the end of a sequence they are 0, and where it starts anew r goes nowhere.
+    e, da, r = (np.zeros((T, B, H)) for _ in range(3))
     carried = np.zeros((B, H))
     for t in range(T - 1, -1, -1):
-        e[t] = carried + loss.at(t + 1)
+        n = path.rows(t + 1)
+        e[t, :n] = carried[:n] + loss.at(t + 1)
         da[t] = e[t] * slope[t]
-        r[t] = carried = da[t] @ V.T
+        r[t] = da[t] @ V.T
+        carried = r[t].copy()
+        carried[path.cuts(t + 1)] = 0
     e_length, r_length = _lengths(e), _lengths(r)
     e_unit, r_unit = _units(e, e_length), _units(r, r_length)
     there = e_length > 0 if form == "sum" else np.square(e_length) >= VANISHED
@@ -175,17 +180,15 @@ def omega(
         dz_omega = np.empty_like(z)
         later = np.zeros((B, H))  # dOmega / de[t-1] in total
         for t in range(T):
+            later[path.cuts(t + 1)] = 0
             of_r[t] += later
             of_da = of_r[t] @ V
             later = of_da * slope[t] + of_e[t]
             dz_omega[t] = of_da * e[t]
         dV += of_r.reshape(-1, H).T @ da.reshape(-1, H)
         dz_omega *= tape.activation.curvature(z)
-    shape = dz_omega.shape if tape.batched else (T, H)
     dtype = tape.z.dtype
-    grads = backward(
-        tape, dz_omega.reshape(shape).astype(dtype), need_x_grad=need_x_grad
-    )
+    grads = backward(tape, path.spread(dz_omega.astype(dtype)), need_x_grad=need_x_grad)
     return value, grads._replace(V=(grads.V + dV).astype(dtype))
 
 
