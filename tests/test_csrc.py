@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from tolerances import ACTIVATION_ULPS, VECTOR_ULPS
 
+from bptt import _threads
+
 PROGRAMS = Path(__file__).with_name("csrc")
 CSRC = Path(__file__).parents[1] / "bptt" / "csrc"
 CC = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
@@ -270,6 +272,8 @@ PLANTED_IN_POOL = {
 
 @pytest.mark.parametrize("mistake", PLANTED_IN_POOL)
 def test_the_calls_find_a_planted_mistake(mistake, tmp_path):
+    if "given up" in mistake and _threads.processors() == 1:
+        pytest.skip("nobody is given up where there are more threads than processors")
     csrc = shutil.copytree(CSRC, tmp_path / "csrc")
     replace(csrc, *PLANTED_IN_POOL[mistake])
     calls = Builder(tmp_path, "-O1", csrc=csrc).calls()
