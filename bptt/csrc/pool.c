@@ -9,6 +9,7 @@
 
 #include "dispatch.h"
 
+#include <math.h>
 #include <string.h>
 
 #if defined(_WIN32)
@@ -83,14 +84,23 @@ void bptt_barrier_arrive(bptt_barrier *barrier, int tid)
     counter_store(&barrier->of[tid].passed, counter_load(&barrier->of[tid].passed) + 1);
 }
 
-void bptt_barrier_await(bptt_barrier *barrier, int tid, int nthreads)
+int bptt_barrier_await_until(bptt_barrier *barrier, int tid, int nthreads, double end)
 {
     long passed = counter_load(&barrier->of[tid].passed);
     for (int i = 0; i < nthreads; i++) {
         int turns = 0;
-        while (counter_load(&barrier->of[i].passed) < passed)
+        while (counter_load(&barrier->of[i].passed) < passed) {
+            if (turns >= SPINS && bptt_seconds() > end)
+                return 0;
             back_off(&turns);
+        }
     }
+    return 1;
+}
+
+void bptt_barrier_await(bptt_barrier *barrier, int tid, int nthreads)
+{
+    (void)bptt_barrier_await_until(barrier, tid, nthreads, HUGE_VAL);
 }
 
 void bptt_barrier_wait(bptt_barrier *barrier, int tid, int nthreads)
