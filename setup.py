@@ -22,6 +22,7 @@ DIRECTIVES = {
     "initializedcheck": DEBUG,
     "cdivision": True,
     "embedsignature": False,
+    "auto_pickle": False,
     "freethreading_compatible": True,
 }
 

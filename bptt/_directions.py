@@ -9,20 +9,19 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bptt import _backend
 from bptt._forms import as_list, from_lengths, from_offsets, is_list
 from bptt._inputs import as_values
 from bptt._tape import ErrorFlow
-from bptt._threads import get_num_threads, threads
+from bptt._threads import threads
 from bptt._validation import as_array, check_shape
 
 Array = NDArray[Any]
 R = TypeVar("R")
 
-# Multiplications of one direction below which a thread costs more than it brings: to
-# start and end takes it 0.1 ms, in which a core does a million of them or two.
+# Multiplications of one direction below which a thread of Python's costs more than it
+# brings: to start and end takes it 0.1 ms, in which a core does a million or two.
 WORTH_A_THREAD = 1e7
-# The width from which a kernel shares the columns of a step well among many threads.
-WIDE = 512
 
 
 class Reversal:
@@ -235,9 +234,7 @@ def both(run: Callable[[int], R], rows: int, width: int, work: float) -> list[R]
     work : float
         Multiplications of one direction.
     """
-    n = get_num_threads()
-    at_once = n > 1 and rows < 4 * n and (n == 2 or width < WIDE)
-    if not at_once or work < WORTH_A_THREAD:
+    if work < WORTH_A_THREAD or not _backend.kernels.side_by_side(rows, width, work):
         return [run(0), run(1)]
     results: list[R] = []
     errors: list[BaseException] = []

@@ -171,10 +171,8 @@ class Ragged:
         """Return a new array for rows of K entries; zeros in the padding."""
         if self.name != "padded":
             return np.empty((self.cells, 1, K), dtype)
-        padded = np.empty((self.steps, self.S, K), dtype)
-        for s, length in enumerate(self.lengths):
-            padded[length:, s] = 0
-        return padded.reshape(-1, 1, K)
+        # Memory that is new is zero as it comes, and to write zeros would touch it all.
+        return np.zeros((self.steps * self.S, 1, K), dtype)
 
     def shaped(self, rows: Array) -> Any:
         """Return rows as `gather` returns them in the caller's form."""

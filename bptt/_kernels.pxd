@@ -61,6 +61,8 @@ cdef extern from "plan.h" nogil:
     Plan make_plan "bptt_plan_make"(
         Py_ssize_t T, Py_ssize_t B, Py_ssize_t I, Py_ssize_t H,
         Py_ssize_t itemsize, Py_ssize_t panel, Py_ssize_t tile_rows, int threads)
+    bint plan_side_by_side "bptt_plan_side_by_side"(
+        Py_ssize_t B, Py_ssize_t H, double work, int threads)
     Share share_step "bptt_share_step"(
         const Plan *plan, Py_ssize_t B, Py_ssize_t H,
         Py_ssize_t panel, Py_ssize_t tile_rows, int tid, int n)
@@ -73,6 +75,8 @@ ctypedef void (*Body)(void *ctx, int tid, int n) noexcept nogil
 cdef extern from "pool.h" nogil:
     void arrive "bptt_barrier_arrive"(Barrier *barrier, int tid)
     void wait_for "bptt_barrier_await"(Barrier *barrier, int tid, int n)
+    bint wait_until "bptt_barrier_await_until"(
+        Barrier *barrier, int tid, int n, double end)
     void barrier_wait "bptt_barrier_wait"(Barrier *barrier, int tid, int n)
     void stop_at "bptt_barrier_stop"(Barrier *barrier, Py_ssize_t turn)
     bint stopped_at "bptt_barrier_stopped"(Barrier *barrier, Py_ssize_t turn)
@@ -151,6 +155,7 @@ cdef struct Layer:
     Cell cell
     Plan plan
     Barrier barrier
+    Barrier *both                # of this layer and one beside it, or NULL
     void *packed_V               # forward V, backward V^T
     void *packed_W               # forward W, backward W^T
     void *packed_x               # of a chunk

@@ -18,6 +18,7 @@ def forward(
     activation: Activation,
     layout: Layout | None = None,
 ) -> None: ...
+def forward_both(first: tuple[Any, ...], second: tuple[Any, ...]) -> None: ...
 def backward(
     x: Any,
     W: _Array,
@@ -35,6 +36,8 @@ def backward(
     segment: Segment | None = None,
     flow: Flow | None = None,
 ) -> None: ...
+def backward_both(first: tuple[Any, ...], second: tuple[Any, ...]) -> None: ...
+def side_by_side(B: int, H: int, work: float) -> bool: ...
 def jvp(
     x: _Array,
     W: _Array,

@@ -78,8 +78,10 @@ def chunk_steps(T, B, I, H, itemsize):
 
 
 include "_kernels_layer.pxi"
+include "_kernels_both.pxi"
 include "_kernels_places.pxi"
 include "_kernels_parts.pxi"
 include "_kernels_forward.pxi"
 include "_kernels_backward.pxi"
+include "_kernels_states.pxi"
 include "_kernels_tangents.pxi"

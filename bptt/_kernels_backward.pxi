@@ -5,6 +5,22 @@ def backward(
     layout=None, segment=None, flow=None,
 ):
     """Run the layer backwards: all gradients, from dz and dz_last."""
+    walk(_backward_call(
+        x, W, V, z, activation, dz, dz_last, dW, dV, db, dz0, dx,
+        layout, segment, flow))
+
+
+def backward_both(first, second):
+    """Run two layers backwards at once: `backward` with the arguments of each."""
+    walk_both(_backward_call(*first), _backward_call(*second))
+
+
+def _backward_call(
+    x, W, V, z, activation, dz, dz_last, dW, dV, db, dz0, dx,
+    layout=None, segment=None, flow=None,
+):
+    """Return what `backward` has to do."""
+    cdef _Call call = _Call()
     features = ids = rows = dz_rows = None
     if isinstance(x, list):
         rows = addresses_of(x, layout)
@@ -21,7 +37,7 @@ def backward(
             for gradient in (dW, dV, db):
                 if gradient is not None:
                     gradient[...] = 0
-            return
+            return call
     if dz is not None and dz_last is not None and (
         layout is None or layout.ends is None
     ):
@@ -32,22 +48,25 @@ def backward(
             dz_last = dz_last + dz[np.divmod(last, dz.shape[1])]
     if z.itemsize == sizeof(float):
         _backward[float](
-            features, ids, rows, W, V, z, activation, dz, dz_rows, dz_last, dW, dV, db,
-            dz0, dx, layout, segment, flow)
+            call, features, ids, rows, W, V, z, dz, dz_rows, dz_last, dW, dV, db, dz0,
+            dx, layout, segment, flow)
     else:
         _backward[double](
-            features, ids, rows, W, V, z, activation, dz, dz_rows, dz_last, dW, dV, db,
-            dz0, dx, layout, segment, flow)
+            call, features, ids, rows, W, V, z, dz, dz_rows, dz_last, dW, dV, db, dz0,
+            dx, layout, segment, flow)
+    call.activation, call.made, call.backward = (
+        activation, (rows, dz_rows, dz_last), True)
+    return call
 
 
 cdef int _backward(
+    _Call call,
     const real[:, :, :] x,              # (T, B, I)      IN, or None
     const Py_ssize_t[:, :] ids,         # (T, B)         IN, or None
     const Py_ssize_t[::1] rows,         # of x (N)       IN, or None
     const real[:, :] W,                 # (I, H)         IN
     const real[:, :] V,                 # (H, H)         IN
     const real[:, :, :] z,              # (T + 1, B, H)  IN
-    activation,
     const real[:, :, :] dz,             # (T, B, H)      IN, or None
     const Py_ssize_t[::1] dz_rows,      # of dz (N)      IN, or None
     const real[:, ::1] dz_last,         # (B, H)         IN, or None; for dz[T-1]
@@ -58,24 +77,23 @@ cdef int _backward(
     real[:, :, :] dx,                   # (T, B, I)      OUT, or None
     layout, segment, flow,
 ) except -1:
-    cdef Layer l
-    memset(&l, 0, sizeof(l))
-    point_at_weights(&l, W, V, z.shape[0] - 1, z.shape[1])
+    cdef Layer *l = &call.layer
+    point_at_weights(l, W, V, z.shape[0] - 1, z.shape[1])
     if layout is not None:
-        point_at_layout[real](&l, layout, z)
+        point_at_layout[real](l, layout, z)
     if segment is not None:
         point_at_segment[real](
-            &l, segment.steps, segment.add, segment.da_next, segment.da_first)
+            l, segment.steps, segment.add, segment.da_next, segment.da_first)
     if flow is not None:
         point_at_flow(
-            &l, flow.clip_norm, flow.clip_value, flow.threshold, flow.norms,
+            l, flow.clip_norm, flow.clip_value, flow.threshold, flow.norms,
             flow.saturated, flow.dead)
     l.back = z.strides[0] < 0
-    l.z_row = row_of(&l, z, l.H)
+    l.z_row = row_of(l, z, l.H)
     if x is not None:
-        l.x, l.x_row = &x[0, 0, 0], row_of(&l, x, l.I)
+        l.x, l.x_row = &x[0, 0, 0], row_of(l, x, l.I)
     if ids is not None:
-        check_ids(&l, ids)
+        check_ids(l, ids)
         l.ids = &ids[0, 0]
     if rows is not None:
         l.x, l.x_rows = <const void *> rows[0], &rows[0]
@@ -83,40 +101,19 @@ cdef int _backward(
         l.dz, l.dz_rows = <const void *> dz_rows[0], &dz_rows[0]
     l.z = <void *> &z[0, 0, 0]
     if dz is not None:
-        l.dz, l.dz_row = &dz[0, 0, 0], row_of(&l, dz, l.H)
+        l.dz, l.dz_row = &dz[0, 0, 0], row_of(l, dz, l.H)
     if dz_last is not None:
         l.dz_last = &dz_last[0, 0]
     l.dW, l.dV, l.dz0 = &dW[0, 0], &dV[0, 0], &dz0[0, 0]
     if db is not None:
         l.db = &db[0]
     if dx is not None:
-        l.dx, l.dx_row = &dx[0, 0, 0], row_of(&l, dx, l.I)
+        l.dx, l.dx_row = &dx[0, 0, 0], row_of(l, dx, l.I)
     if real is float:
-        return run(&l, activation, backward_f32, True)
+        call.body = backward_f32
     else:
-        return run(&l, activation, backward_f64, True)
-
-
-cdef void point_at_segment(
-    Layer *l, Py_ssize_t steps, bint add, const real[:, ::1] da_next,
-    real[:, ::1] da_first,
-) noexcept:
-    l.steps, l.add = steps, add
-    if da_next is not None and da_next.shape[0] > 0:
-        l.da_next, l.next_rows = &da_next[0, 0], da_next.shape[0]
-    if da_first is not None:
-        l.da_first = &da_first[0, 0]
-
-
-cdef void point_at_flow(
-    Layer *l, double clip_norm, double clip_value, double threshold,
-    double[:, ::1] norms, int32_t[:, ::1] saturated, int64_t[::1] dead,
-) noexcept:
-    l.clips = clip_norm < INFINITY or clip_value < INFINITY
-    l.flow.clip_norm, l.flow.clip_value = clip_norm, clip_value
-    l.flow.threshold = threshold
-    if norms is not None:
-        l.norms, l.saturated, l.dead = &norms[0, 0], &saturated[0, 0], &dead[0]
+        call.body = backward_f64
+    return 0
 
 
 cdef void backward_f32(void *layer, int tid, int n) noexcept nogil:
@@ -366,55 +363,3 @@ cdef void backward_products(
         for r in range(split(R, tid, n), split(R, tid + 1, n)):
             memcpy(at(l, l.dx, l.place[x0 + r] * l.dx_row), at(l, l.cells_dx, r * I),
                    I * l.itemsize)
-
-
-class _NoActivation:
-    code, alpha, beta = IDENTITY, 0.0, 0.0
-
-
-_NO_ACTIVATION = _NoActivation()
-
-
-def state_backward(V, da, dz):
-    """Run back from steps to the states they start from: dz = da V^T."""
-    if not len(da):
-        return
-    if dz.itemsize == sizeof(float):
-        _state_backward[float](V, da, dz)
-    else:
-        _state_backward[double](V, da, dz)
-
-
-cdef int _state_backward(
-    const real[:, :] V,                 # (H, H)         IN
-    const real[:, ::1] da,              # (R, H)         IN
-    real[:, ::1] dz,                    # (R, H)         OUT
-) except -1:
-    cdef Layer l
-    memset(&l, 0, sizeof(l))
-    # One step of R rows, without the step.
-    point_at_weights(&l, V, V, 1, da.shape[0])
-    l.da_first, l.dz0 = <void *> &da[0, 0], &dz[0, 0]
-    if real is float:
-        return run(&l, _NO_ACTIVATION, states_f32, True)
-    else:
-        return run(&l, _NO_ACTIVATION, states_f64, True)
-
-
-cdef void states_f32(void *layer, int tid, int n) noexcept nogil:
-    states_loop(<Layer *> layer, _isa.f32, tid, n)
-
-
-cdef void states_f64(void *layer, int tid, int n) noexcept nogil:
-    states_loop(<Layer *> layer, _isa.f64, tid, n)
-
-
-cdef void states_loop(Layer *l, const Kernels *k, int tid, int n) noexcept nogil:
-    cdef Py_ssize_t B = l.B, H = l.H, P = k.panel
-    k.pack(split(H, tid, n), split(H, tid + 1, n), H,
-           l.V, l.V_h, l.V_i, l.packed_V, H * P)
-    k.pack(split(B, tid, n), split(B, tid + 1, n), H,
-           l.da_first, H, 1, l.packed_state, l.state_panel)
-    meet(l, tid, n)
-    k.state_backward(&l.cell, share_gemm(B, H, P, k.tile_rows, tid, n),
-                     l.packed_state, l.state_panel, l.dz0)

@@ -2,6 +2,17 @@
 
 def forward(x, W, V, b, z, activation, layout=None):
     """Run the layer: z[t] = sigma(x[t] W + z[t-1] V + b)."""
+    walk(_forward_call(x, W, V, b, z, activation, layout))
+
+
+def forward_both(first, second):
+    """Run two layers at once: `forward` with the arguments of each."""
+    walk_both(_forward_call(*first), _forward_call(*second))
+
+
+def _forward_call(x, W, V, b, z, activation, layout=None):
+    """Return what `forward` has to do."""
+    cdef _Call call = _Call()
     features = ids = rows = None
     if isinstance(x, list):
         rows = addresses_of(x, layout)
@@ -10,12 +21,15 @@ def forward(x, W, V, b, z, activation, layout=None):
     else:
         ids = x
     if z.itemsize == sizeof(float):
-        _forward[float](features, ids, rows, W, V, b, z, activation, layout)
+        _forward[float](call, features, ids, rows, W, V, b, z, layout)
     else:
-        _forward[double](features, ids, rows, W, V, b, z, activation, layout)
+        _forward[double](call, features, ids, rows, W, V, b, z, layout)
+    call.activation, call.made = activation, rows
+    return call
 
 
 cdef int _forward(
+    _Call call,
     const real[:, :, :] x,              # (T, B, I)      IN, or None
     const Py_ssize_t[:, :] ids,         # (T, B)         IN, or None
     const Py_ssize_t[::1] rows,         # of x (N)       IN, or None
@@ -23,22 +37,20 @@ cdef int _forward(
     const real[:, :] V,                 # (H, H)         IN
     const real[::1] b,                  # (H)            IN, or None
     real[:, :, :] z,                    # (T + 1, B, H)  IN z[0], OUT z[1..T]
-    activation,
     layout,
 ) except -1:
-    cdef Layer l
-    memset(&l, 0, sizeof(l))
-    point_at_weights(&l, W, V, z.shape[0] - 1, z.shape[1])
+    cdef Layer *l = &call.layer
+    point_at_weights(l, W, V, z.shape[0] - 1, z.shape[1])
     if layout is not None:
-        point_at_layout[real](&l, layout, z)
+        point_at_layout[real](l, layout, z)
     if l.T == 0 or l.B == 0:
         return 0
     l.back = z.strides[0] < 0
-    l.z_row = row_of(&l, z, l.H)
+    l.z_row = row_of(l, z, l.H)
     if x is not None:
-        l.x, l.x_row = &x[0, 0, 0], row_of(&l, x, l.I)
+        l.x, l.x_row = &x[0, 0, 0], row_of(l, x, l.I)
     if ids is not None:
-        check_ids(&l, ids)
+        check_ids(l, ids)
         l.ids = &ids[0, 0]
     if rows is not None:
         l.x, l.x_rows = <const void *> rows[0], &rows[0]
@@ -46,9 +58,10 @@ cdef int _forward(
         l.b = &b[0]
     l.z = &z[0, 0, 0]
     if real is float:
-        return run(&l, activation, forward_f32, False)
+        call.body = forward_f32
     else:
-        return run(&l, activation, forward_f64, False)
+        call.body = forward_f64
+    return 0
 
 
 cdef void forward_f32(void *layer, int tid, int n) noexcept nogil:

@@ -90,8 +90,34 @@ cdef void *part(Layer *l, char *base, size_t *used, size_t count) noexcept nogil
     return base + start
 
 
-cdef int run(Layer *l, activation, Body body, bint backward) except -1:
+cdef class _Call:
+    """What is to be done on a layer, and what has to live until it is done."""
+
+    cdef Layer layer
+    cdef Body body               # or NULL: there is nothing to do
+    cdef bint backward
+    cdef object activation
+    cdef object made             # arrays that the caller does not have
+    cdef _Workspace workspace
+
+
+cdef int walk(_Call call) except -1:
     """Walk through time with the threads of the pool."""
+    cdef Layer *l = &call.layer
+    if call.body == NULL:
+        return 0
+    prepare(call, _threads.get_num_threads())
+    with nogil:
+        run_on_threads(call.body, l, l.plan.threads, l.plan.patience)
+    if l.interrupted:
+        return -1                # and raise what a signal handler has set
+    _idle.append(call.workspace)
+    return 0
+
+
+cdef int prepare(_Call call, int threads) except -1:
+    """Make a plan for so many threads, and lay out a workspace."""
+    cdef Layer *l = &call.layer
     # Strides of 0 can make a matrix look larger than any memory.
     if <double> l.H * (l.H + l.I) * l.itemsize > 2.0 ** 60:
         raise MemoryError(f"a matrix of {l.H} x {l.H + l.I} is not to be packed")
@@ -101,7 +127,7 @@ cdef int run(Layer *l, activation, Body body, bint backward) except -1:
     else:
         l.panel, tile_rows = _isa.f64.panel, _isa.f64.tile_rows
     l.plan = make_plan(
-        l.T, l.B, l.I, l.H, l.itemsize, l.panel, tile_rows, _threads.get_num_threads())
+        l.T, l.B, l.I, l.H, l.itemsize, l.panel, tile_rows, threads)
     if l.steps:
         l.plan.steps = l.steps
         l.plan.chunks = (l.T + l.steps - 1) // l.steps
@@ -112,22 +138,17 @@ cdef int run(Layer *l, activation, Body body, bint backward) except -1:
     l.main_thread = threading.current_thread() is threading.main_thread()
     l.watched = seconds()
 
-    cdef _Workspace workspace = take_workspace()
-    cdef size_t size = lay_out(l, backward, NULL)
-    cdef char *block = workspace.reserve(size + 64)
-    lay_out(l, backward, <char *> ((<size_t> block + 63) // 64 * 64))
+    call.workspace = take_workspace()
+    cdef size_t size = lay_out(l, call.backward, NULL)
+    cdef char *block = call.workspace.reserve(size + 64)
+    lay_out(l, call.backward, <char *> ((<size_t> block + 63) // 64 * 64))
     l.cell.B, l.cell.H, l.cell.V = l.B, l.H, l.packed_V
     l.cell.z_row = l.H if l.first != NULL else l.z_row
     l.cell.g_row = l.dz_row
     l.cell.z_step = l.B * (-l.z_row if l.back else l.cell.z_row)
     l.cell.g_step = l.B * (-l.dz_row if l.back else l.dz_row)
-    l.cell.activation = activation.code
-    l.cell.alpha, l.cell.beta = activation.alpha, activation.beta
-    with nogil:
-        run_on_threads(body, l, l.plan.threads, l.plan.patience)
-    if l.interrupted:
-        return -1                # and raise what a signal handler has set
-    _idle.append(workspace)
+    l.cell.activation = call.activation.code
+    l.cell.alpha, l.cell.beta = call.activation.alpha, call.activation.beta
     return 0
 
 
@@ -138,7 +159,11 @@ cdef void watch(Layer *l, Py_ssize_t turn, int tid) noexcept nogil:
             l.interrupted = PyErr_CheckSignals() != 0
         if l.interrupted:
             stop_at(&l.barrier, turn)
+            if l.both != NULL:
+                stop_at(l.both, 1)
         l.watched = seconds()
+    elif tid == 0 and l.both != NULL and stopped_at(l.both, 1):
+        stop_at(&l.barrier, turn)
 
 
 cdef inline void *at(const Layer *l, const void *array, Py_ssize_t i) noexcept nogil:

@@ -59,6 +59,28 @@ cdef int point_at_layout(Layer *l, layout, const real[:, :, :] z) except -1:
     return 0
 
 
+cdef void point_at_segment(
+    Layer *l, Py_ssize_t steps, bint add, const real[:, ::1] da_next,
+    real[:, ::1] da_first,
+) noexcept:
+    l.steps, l.add = steps, add
+    if da_next is not None and da_next.shape[0] > 0:
+        l.da_next, l.next_rows = &da_next[0, 0], da_next.shape[0]
+    if da_first is not None:
+        l.da_first = &da_first[0, 0]
+
+
+cdef void point_at_flow(
+    Layer *l, double clip_norm, double clip_value, double threshold,
+    double[:, ::1] norms, int32_t[:, ::1] saturated, int64_t[::1] dead,
+) noexcept:
+    l.clips = clip_norm < INFINITY or clip_value < INFINITY
+    l.flow.clip_norm, l.flow.clip_value = clip_norm, clip_value
+    l.flow.threshold = threshold
+    if norms is not None:
+        l.norms, l.saturated, l.dead = &norms[0, 0], &saturated[0, 0], &dead[0]
+
+
 cdef inline bint own_products(const Layer *l, int n) noexcept nogil:
     """Whether each thread makes what its rows of a step need and what comes of them by
     itself, step by step, for the other ones have it not in their caches. A tile of few

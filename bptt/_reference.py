@@ -51,6 +51,12 @@ def forward(
         z[t] = activation.sigma(z[t] + z[t - 1] @ V)
 
 
+def forward_both(first: tuple[Any, ...], second: tuple[Any, ...]) -> None:
+    """Run two layers at once: `forward` with the arguments of each."""
+    forward(*first)
+    forward(*second)
+
+
 @np.errstate(all="ignore")
 def backward(
     x: Any,  # (T, B, I) or ids (T, B)      IN
@@ -114,6 +120,19 @@ def backward(
         dW[...] = x.reshape(-1, len(W)).T @ rows
     if dx is not None:
         dx[...] = da @ W.T
+
+
+def backward_both(first: tuple[Any, ...], second: tuple[Any, ...]) -> None:
+    """Run two layers backwards at once: `backward` with the arguments of each."""
+    backward(*first)
+    backward(*second)
+
+
+def side_by_side(B: int, H: int, work: float) -> bool:
+    """Return whether two runs of so many multiplications are better run at once, on
+    half of the threads each, than one after the other.
+    """
+    return False
 
 
 @np.errstate(all="ignore")

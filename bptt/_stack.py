@@ -3,7 +3,8 @@
 (a) A cell is one layer in one direction: `forward` and `backward` with parameters of
     its own. Cells count layer by layer, the direction from the first step first.
 (b) The direction that reads from the end gets its input turned round in time, and its
-    states are turned back: one copy each way.
+    states are turned back: by strides (`_both_ways.py`), or where sequences have ends
+    and resets of their own by one copy each way.
 (c) The next layer reads the states of both directions side by side, with dropout.
 
 Time is the first axis here, and who calls has checked the arguments.
@@ -18,13 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bptt import _layers
+from bptt import _both_ways, _layers
 from bptt._directions import Order, both, in_order
 from bptt._dropout import draw, drop, drop_back
 from bptt._forms import is_list
-from bptt._inputs import as_input, as_layer, as_rows
 from bptt._layers import Layers
 from bptt._parameters import Shapes, names_of_cells, shapes_of_cells
+from bptt._runs import Run
 from bptt._stack_tape import StackGradients, StackTape
 from bptt._validation import as_array, as_real, check_shape
 from bptt.activations import Activation
@@ -34,13 +35,11 @@ from bptt.recurrence import (
     Tape,
     backward,
     forward,
-    run_plain,
 )
 
 Array = NDArray[Any]
-# Initial ones of each cell.
-States = Sequence[ArrayLike] | Array | None
-Cell = tuple[Array, Array, Array | None]
+Cell = _both_ways.Cell
+States = _both_ways.States
 
 NOTHING: Mapping[str, Any] = {}
 
@@ -166,8 +165,14 @@ class Stack:
                     z = drop(z, mask, self.dropout)
                 masks.append(mask)
             if self.directions == 2 and order.plain and not budget:
-                z, both_ways = self._both_ways(params, layer, z, z0)
-                tapes += both_ways
+                cells = slice(2 * layer, 2 * layer + 2)
+                z, new_tapes = _both_ways.forward(
+                    z,
+                    [self._cell(params, cell) for cell in range(self.cells)[cells]],
+                    None if z0 is None else z0[cells],
+                    self.activation,
+                )
+                tapes += new_tapes
                 continue
             new = self._forward_layer(params, layer, z, z0, order, budget)
             tapes += [tape for _, tape in new]
@@ -255,35 +260,6 @@ class Stack:
         dx = dx if dx is None else tape.order.split(dx)
         return StackGradients(params, dz0, dx), tape.order.flows(flows)
 
-    def _both_ways(
-        self, params: Mapping[str, Array], layer: int, x: Any, z0: States
-    ) -> tuple[Array, list[Tape]]:
-        """Return the states of both directions, and their tapes.
-
-        They share one array: the columns of the direction that reads from the end begin
-        with its initial state at the other end, and are walked through backwards.
-        """
-        cells = [2 * layer, 2 * layer + 1]
-        layers = [as_layer(*self._cell(params, cell)) for cell in cells]
-        (I, H), dtype = layers[0][0].shape, layers[0][0].dtype
-        work = self._work(x, layer)
-        x, batched = as_input(x, I, dtype)
-        T, B = x.shape[:2]
-        wide = np.empty((T + 2, B, 2 * H), dtype)
-        z = wide[:-1, :, :H], wide[:0:-1, :, H:]
-
-        def run(d: int) -> Tape:
-            start = None if z0 is None else z0[cells[d]]
-            z[d][0] = 0
-            if start is not None:
-                z[d][0] = as_rows("z0", start, B, H, dtype, batched)
-            inputs = x[::-1] if d else x
-            return run_plain(inputs, *layers[d], z[d], self.activation, batched)
-
-        tapes = both(run, *work)
-        wide.flags.writeable = False
-        return wide[1:-1] if batched else wide[1:-1, 0], tapes
-
     def _forward_layer(
         self,
         params: Mapping[str, Array],
@@ -318,6 +294,8 @@ class Stack:
     ) -> list[tuple[Gradients, ErrorFlow | None]]:
         """Return the gradients of each direction, in its own order of time."""
         H, tapes = self.hidden_size, tape.tapes[cells]
+        if self.directions == 2 and not isinstance(tapes[0], Run):
+            return _both_ways.backward(tapes, dz, dz_last, need_x_grad, error)
 
         def run(d: int) -> tuple[Gradients, ErrorFlow | None]:
             mine = dz

@@ -27,6 +27,7 @@ from bptt._inputs import (
     as_steps,
     with_records,
 )
+from bptt._parts import Flow
 from bptt._tape import (
     ErrorFlow,
     Gradients,
@@ -154,23 +155,10 @@ def forward(
     z = _states(out, (T + 1, B, H), W.dtype)
     z[0] = 0 if z0 is None else as_rows("z0", z0, B, H, W.dtype, batched)
 
-    tape = run_plain(x, W, V, b, z, activation, batched)
-    return (z[1:] if batched else z[1:, 0]), tape
-
-
-def run_plain(
-    x: Array,
-    W: Array,
-    V: Array,
-    b: Array | None,
-    z: Array,
-    activation: Activation,
-    batched: bool,
-) -> Tape:
-    """Run over checked arrays, from z[0] on, and return the tape."""
     _backend.kernels.forward(x, W, V, b, z, activation)
     z.flags.writeable = False
-    return Tape(x, W, V, b, z, activation, batched)
+    tape = Tape(x, W, V, b, z, activation, batched)
+    return (z[1:] if batched else z[1:, 0]), tape
 
 
 @overload
@@ -277,11 +265,7 @@ def backward(
         )
     if dz is None and dz_last is None:
         raise ValueError("dz or dz_last must be given: a loss needs a gradient")
-    x, W, V, z = tape.x, tape.W, tape.V, tape.z
-    H, dtype, batched = len(V), W.dtype, tape.batched
-    flow = as_flow(clip_error, clip_error_value, record)
-    if flow is not None and record:
-        flow = with_records(flow, tape.activation, tape.cells, H)
+    flow = flow_of(tape, clip_error, clip_error_value, record)
     if isinstance(tape, _runs.Run):
         if out is not None:
             raise ValueError("out must be None with a tape of this kind")
@@ -291,16 +275,45 @@ def backward(
                     f"dz must be a {tape.form.name} like x, got a function"
                 )
         elif dz is not None:
-            dz = tape.form.gather("dz", dz, H, dtype)
+            dz = tape.form.gather("dz", dz, len(tape.V), tape.V.dtype)
         if dz_last is not None:
-            dz_last = as_rows("dz_last", dz_last, tape.form.S, H, dtype, batched)
+            dz_last = as_rows(
+                "dz_last", dz_last, tape.form.S, len(tape.V), tape.V.dtype, tape.batched
+            )
         grads, recorded = _runs.backward(tape, dz, dz_last, need_x_grad, flow)
         return grads if recorded is None else (grads, recorded)
 
-    T, B = x.shape[:2]
+    grads = new_gradients(tape, need_x_grad) if out is None else out
+    if out is not None:
+        check_gradients(out, tape, need_x_grad)
+    _backend.kernels.backward(*told(tape, dz, dz_last, grads, flow))
+    if flow is None or not record:
+        return grads
+    return grads, as_error_flow(flow, tape.batched)
+
+
+def flow_of(
+    tape: Tape,
+    clip_error: float | None = None,
+    clip_error_value: float | None = None,
+    record: bool = False,
+) -> Flow | None:
+    """Return what is to be done with the error of a run; None for nothing."""
+    flow = as_flow(clip_error, clip_error_value, record)
+    if flow is None or not record:
+        return flow
+    return with_records(flow, tape.activation, tape.cells, len(tape.V))
+
+
+def told(
+    tape: Tape, dz: Dz, dz_last: ArrayLike | None, grads: Gradients, flow: Flow | None
+) -> tuple[Any, ...]:
+    """Return what the `backward` of the kernels is told of a plain run, checked."""
+    x, V, z, batched = tape.x, tape.V, tape.z, tape.batched
+    (T, B), H, dtype = x.shape[:2], len(V), V.dtype
+    if callable(dz):
+        dz = dz(0, z[1:] if batched else z[1:, 0])
     if dz is not None:
-        if callable(dz):
-            dz = dz(0, z[1:] if batched else z[1:, 0])
         dz = as_real("dz", dz, dtype, contiguous=False)
         check_shape(
             "dz",
@@ -311,19 +324,11 @@ def backward(
         dz = as_steps(dz if batched else dz[:, np.newaxis], tape.back)
     if dz_last is not None:
         dz_last = as_rows("dz_last", dz_last, B, H, dtype, batched)
-
-    grads = new_gradients(tape, need_x_grad) if out is None else out
-    if out is not None:
-        check_gradients(out, tape, need_x_grad)
     dx = grads.x if batched or grads.x is None else grads.x[:, np.newaxis]
-    arrays = (grads.W, grads.V, grads.b, grads.z0.reshape(B, H), dx)
-    if flow is None:
-        _backend.kernels.backward(x, W, V, z, tape.activation, dz, dz_last, *arrays)
-        return grads
-    _backend.kernels.backward(
-        x, W, V, z, tape.activation, dz, dz_last, *arrays, None, None, flow
-    )
-    return (grads, as_error_flow(flow, batched)) if record else grads
+    return (
+        x, tape.W, V, z, tape.activation, dz, dz_last,
+        grads.W, grads.V, grads.b, grads.z0.reshape(B, H), dx, None, None, flow,
+    )  # fmt: skip
 
 
 def _states(out: Tape | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:

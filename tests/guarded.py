@@ -67,7 +67,7 @@ class Guarded:
 
     def __getattr__(self, name):
         function = getattr(kernels, name)
-        if name in ("config", "supported_isas", "chunk_steps"):
+        if name in ("config", "supported_isas", "chunk_steps", "side_by_side"):
             return function
         return lambda *arguments: self._call(function, arguments)
 
@@ -82,6 +82,8 @@ class Guarded:
                 return [moved(item) for item in value]
             if hasattr(value, "_fields"):  # Layout, Segment, Flow
                 return type(value)(*map(moved, value))
+            if isinstance(value, tuple):  # the arguments of one run of two
+                return tuple(map(moved, value))
             return value
 
         function(*map(moved, arguments))

@@ -25,7 +25,17 @@ def test_backend_is_compiled_unless_numpy_is_forced():
     assert (_backend.kernels is kernels) == (_backend.backend == "compiled")
 
 
-TWINS = ("forward", "backward", "state_backward", "chunk_steps", "jvp", "lyapunov")
+TWINS = (
+    "forward",
+    "forward_both",
+    "backward",
+    "backward_both",
+    "side_by_side",
+    "state_backward",
+    "chunk_steps",
+    "jvp",
+    "lyapunov",
+)
 
 
 def functions(module):

@@ -11,7 +11,7 @@ from stack_proof import by_definition
 from tolerances import STANDARD_ERRORS, assert_within
 
 import bptt
-from bptt import RNN, _directions, _stack
+from bptt import RNN, _both_ways, _stack
 from bptt._torch_names import theirs_of
 from bptt.initializers import get
 
@@ -86,8 +86,14 @@ BUGS = {
         "wide[:-1, :, :H], wide[:0:-1, :, H:]",
         "wide[:-1, :, H:], wide[:0:-1, :, :H]",
     ),
-    "no state at the end": ("z[d][0] = as_rows(", "_ = as_rows("),
-    "a state of the other direction": ("z0[cells[d]]", "z0[cells[d - 1]]"),
+    "no state at the end": ("else as_rows(", "else 0 * as_rows("),
+    "a state of the other direction": (
+        'as_rows("z0", z0[d]',
+        'as_rows("z0", z0[d - 1]',
+    ),
+    "dz of the other columns": ("dz[..., :H], dz[::-1", "dz[..., H:], dz[::-1"),
+    "dz is not turned in its columns": ("dz[::-1, ..., H:]", "dz[..., H:].copy()"),
+    "dz_last of the other one": ("else dz_last\n", "else dz_last[::-1]\n"),
     "the directions are swapped": ("[left, right]", "[right, left]"),
     "the states are not turned back": ("order.reversal(new[1][0])", "new[1][0]"),
     "nothing is turned round": ("order.reversal(x) if d else x", "x"),
@@ -110,15 +116,20 @@ BUGS = {
 
 @pytest.fixture
 def with_bug(monkeypatch):
-    """Return a function that returns the stack with one place of its text changed."""
+    """Return a function that returns the stack with one place of its text changed, or
+    of the text that it has both directions from.
+    """
 
     def planted(old, new):
-        source = inspect.getsource(_stack)
-        assert source.count(old) == 1, f"{old!r} must stand once"
-        module = types.ModuleType("stack_with_a_bug")
-        monkeypatch.setitem(sys.modules, "stack_with_a_bug", module)
-        exec(compile(source.replace(old, new), "planted", "exec"), module.__dict__)
-        return module.Stack
+        texts = [inspect.getsource(module) for module in (_both_ways, _stack)]
+        assert sum(text.count(old) for text in texts) == 1, f"{old!r} must stand once"
+        modules = [types.ModuleType(f"stack_with_a_bug_{i}") for i in range(2)]
+        for module, text in zip(modules, texts, strict=True):
+            monkeypatch.setitem(sys.modules, module.__name__, module)
+            exec(compile(text.replace(old, new), "planted", "exec"), module.__dict__)
+        both_ways, stack = modules
+        stack._both_ways = both_ways
+        return stack.Stack
 
     return planted
 
@@ -249,55 +260,6 @@ def test_the_gradient_of_x_alone_may_be_left_out(rng):
         assert g.tobytes() == grads.params[name].tobytes()
 
 
-def bits(rnn, case):
-    x, z0, dz, dz_last = case
-    z, tape = rnn.forward(x, z0)
-    grads = rnn.backward(tape, dz, dz_last=dz_last)
-    return [a.tobytes() for a in (z, grads.z0, grads.x, *grads.params.values())]
-
-
-def test_two_threads_give_the_same_bits(rng, monkeypatch):
-    rnn = make(rng, layers=3)
-    case = make_case(rng, rnn)
-    with bptt.threads(1):
-        expected = bits(rnn, case)
-    started = []
-
-    class Thread(_directions.threading.Thread):
-        def start(self):
-            started.append(self.name)
-            super().start()
-
-    monkeypatch.setattr(_directions, "WORTH_A_THREAD", 0)
-    monkeypatch.setattr(_directions.threading, "Thread", Thread)
-    with bptt.threads(2):
-        assert bits(rnn, case) == expected
-    assert started == ["bptt-direction"] * 6
-
-
-@pytest.mark.parametrize("wrong", [0, 1])
-def test_an_error_in_either_direction_is_raised(wrong, monkeypatch):
-    monkeypatch.setattr(_directions, "WORTH_A_THREAD", 0)
-
-    def run(d):
-        if d == wrong:
-            raise MemoryError(f"direction {d}")
-        return d
-
-    with bptt.threads(2), pytest.raises(MemoryError, match=f"direction {wrong}"):
-        _directions.both(run, 1, 1, 1.0)
-
-
-def test_where_no_thread_is_to_be_had_one_does_all(monkeypatch):
-    def start(self):
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(_directions, "WORTH_A_THREAD", 0)
-    monkeypatch.setattr(_directions.threading.Thread, "start", start)
-    with bptt.threads(2):
-        assert _directions.both(lambda d: d, 1, 1, 1.0) == [0, 1]
-
-
 def test_dropout_is_of_its_share_and_repeatable():
     rnn = RNN(I, 200, 3, dropout=0.3, seed=0)
     x = np.random.default_rng(0).standard_normal((50, 4, I), np.float32)
@@ -347,6 +309,13 @@ def test_torch_names_there_and_back(rng):
     for name, p in rnn.params.items():
         shift = 0.25 if name == "b_l1" else 0
         assert (other.params[name] == p + shift).all()
+
+
+def bits(rnn, case):
+    x, z0, dz, dz_last = case
+    z, tape = rnn.forward(x, z0)
+    grads = rnn.backward(tape, dz, dz_last=dz_last)
+    return [a.tobytes() for a in (z, grads.z0, grads.x, *grads.params.values())]
 
 
 def test_it_can_be_pickled(rng):

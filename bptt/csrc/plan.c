@@ -17,6 +17,8 @@
 #define WAIT_SHARE .125
 /* Bytes of V from which the columns of a single row's step are shared. */
 #define WORTH_MEETING ((ptrdiff_t)40 << 10)
+/* Units from which the columns of a step are shared, of however many rows. */
+#define WIDE 512
 
 static ptrdiff_t at_least(ptrdiff_t low, ptrdiff_t a)
 {
@@ -55,7 +57,7 @@ bptt_plan bptt_plan_make(ptrdiff_t T, ptrdiff_t B, ptrdiff_t I, ptrdiff_t H,
     if (B == 1 && H * H * itemsize < WORTH_MEETING) {
         plan.split = BPTT_PIPELINE;
         plan.threads = (int)at_most(2, threads);
-    } else if (B == 1 || (B < 4 * (ptrdiff_t)threads && H > 4 * panel) || H >= 512) {
+    } else if (B == 1 || (B < 4 * (ptrdiff_t)threads && H > 4 * panel) || H >= WIDE) {
         /* Narrow rows go through a step one by one (step.inc.h), and are not shared. */
         plan.split = BPTT_COLUMNS;
         ptrdiff_t units = bptt_row_tiles(B, tile_rows) * bptt_panels(H, panel);
@@ -64,6 +66,13 @@ bptt_plan bptt_plan_make(ptrdiff_t T, ptrdiff_t B, ptrdiff_t I, ptrdiff_t H,
         plan.threads = (int)at_most(B, threads);
     }
     return plan;
+}
+
+int bptt_plan_side_by_side(ptrdiff_t B, ptrdiff_t H, double work, int threads)
+{
+    /* Many threads share many rows well, and the columns of a wide layer. */
+    int shared = B >= 4 * (ptrdiff_t)threads || (threads > 2 && H >= WIDE);
+    return threads > 1 && !shared && 2 * work >= WORTH_A_THREAD;
 }
 
 bptt_share bptt_share_step(const bptt_plan *plan, ptrdiff_t B, ptrdiff_t H,

@@ -31,6 +31,10 @@ bptt_plan bptt_plan_make(ptrdiff_t T, ptrdiff_t B, ptrdiff_t I, ptrdiff_t H,
 /* Seconds worth waiting for a thread that is to help with so many multiplications. */
 double bptt_patience(double products);
 
+/* Whether two runs of B rows and H units should have half of the threads each, side by
+ * side, and not all of them one after the other; work is what a run multiplies. */
+int bptt_plan_side_by_side(ptrdiff_t B, ptrdiff_t H, double work, int threads);
+
 /* What thread tid of n computes of a step (B, H) under the plan. */
 bptt_share bptt_share_step(const bptt_plan *plan, ptrdiff_t B, ptrdiff_t H,
                            ptrdiff_t panel, ptrdiff_t tile_rows, int tid, int n);

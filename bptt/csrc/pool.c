@@ -56,6 +56,12 @@ typedef pthread_cond_t signal_type;
 #define counter_change(c, from, to) atomic_compare_exchange_strong(c, &(long){from}, to)
 #endif
 
+#if defined(_MSC_VER)
+#define THREAD_LOCAL __declspec(thread)
+#else
+#define THREAD_LOCAL _Thread_local
+#endif
+
 #if defined(__x86_64__) || defined(_M_X64)
 #include <immintrin.h>
 #define relax() _mm_pause()
@@ -124,9 +130,8 @@ void bptt_barrier_arrive(bptt_barrier *barrier, int tid)
     counter_store(&barrier->of[tid].passed, counter_load(&barrier->of[tid].passed) + 1);
 }
 
-/* The longest wait of the caller in this call: others have no say in what comes next.
- */
-static double longest_wait;
+/* The longest wait of this thread since it was last set to 0. */
+static THREAD_LOCAL double longest_wait;
 
 static void note_wait(const waiting *w)
 {
@@ -135,16 +140,24 @@ static void note_wait(const waiting *w)
         longest_wait = seconds;
 }
 
-void bptt_barrier_await(bptt_barrier *barrier, int tid, int nthreads)
+int bptt_barrier_await_until(bptt_barrier *barrier, int tid, int nthreads, double end)
 {
     long passed = counter_load(&barrier->of[tid].passed);
     for (int i = 0; i < nthreads; i++) {
         waiting w = {0};
-        while (counter_load(&barrier->of[i].passed) < passed)
+        while (counter_load(&barrier->of[i].passed) < passed) {
             back_off(&w);
-        if (tid == 0)
-            note_wait(&w);
+            if (w.turns > SPINS && bptt_seconds() > end)
+                return 0;
+        }
+        note_wait(&w);
     }
+    return 1;
+}
+
+void bptt_barrier_await(bptt_barrier *barrier, int tid, int nthreads)
+{
+    (void)bptt_barrier_await_until(barrier, tid, nthreads, HUGE_VAL);
 }
 
 void bptt_barrier_wait(bptt_barrier *barrier, int tid, int nthreads)

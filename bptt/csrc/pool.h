@@ -32,7 +32,10 @@ void bptt_barrier_arrive(bptt_barrier *barrier, int tid);
  * it came is seen by all after this. Spins, then yields, then naps. */
 void bptt_barrier_await(bptt_barrier *barrier, int tid, int nthreads);
 
-/* Both. */
+/* The same up to a time of `bptt_seconds`; returns whether all have come. */
+int bptt_barrier_await_until(bptt_barrier *barrier, int tid, int nthreads, double end);
+
+/* Arrives and awaits. */
 void bptt_barrier_wait(bptt_barrier *barrier, int tid, int nthreads);
 
 /* One thread says in which turn of a loop, counted from 1, all are to stop; each asks
