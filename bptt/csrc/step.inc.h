@@ -47,8 +47,9 @@ typedef struct backward_job {
     const bptt_cell *cell;
     const real *z;
     view da;
-    real *da_rows, *e_rows;
+    real *da_rows;
     ptrdiff_t rows_panel;
+    const bptt_record *record;
 } backward_job;
 
 /* Few narrow rows are bound by the latency of one step after the other, so nothing of
@@ -72,7 +73,7 @@ typedef void narrow_backward_fn(const bptt_cell *cell, ptrdiff_t r0, ptrdiff_t r
                                 const real *da_next, ptrdiff_t next_panel,
                                 const real *g, const real *z, real *da,
                                 ptrdiff_t da_panel, real *da_rows, ptrdiff_t rows_panel,
-                                real *e_rows);
+                                const bptt_record *record);
 
 INLINE void narrow_sums(const int nv, const bptt_cell *cell, const real *A,
                         ptrdiff_t a_panel, vreal *sum)
@@ -118,11 +119,12 @@ INLINE void narrow_backward(const int code, const int nv, const int alone,
                             const bptt_cell *cell, ptrdiff_t r0, ptrdiff_t r1,
                             const real *da_next, ptrdiff_t next_panel, const real *g,
                             const real *z, real *da, ptrdiff_t da_panel, real *da_rows,
-                            ptrdiff_t rows_panel, real *e_rows)
+                            ptrdiff_t rows_panel, const bptt_record *record)
 {
     const ptrdiff_t H = cell->H, last = H - (nv - 1) * VLEN;
     const vreal alpha = v_set1((real)cell->alpha);
     const vreal beta = v_set1((real)cell->beta);
+    vreal least = v_set1((real)INFINITY);
     for (ptrdiff_t r = alone ? 0 : r0; r < r1; r++) {
         const ptrdiff_t packed = alone ? -r * PANEL : r * PANEL;
         const real *z_r = z + (alone ? -r * cell->z_step : r * cell->z_row);
@@ -148,15 +150,19 @@ INLINE void narrow_backward(const int code, const int nv, const int alone,
             narrow_sums(nv, cell, next, alone ? PANEL : next_panel, e);
         UNROLL
         for (int v = 0; v < nv; v++) {
-            d[v] = v_mul(e[v], d[v]);
-            v_store(da_r + v / 2 * (alone ? PANEL : da_panel) + v % 2 * VLEN, d[v]);
-            v_store(rows + v / 2 * rows_panel + v % 2 * VLEN, d[v]);
+            vreal a = v_mul(e[v], d[v]);
+            v_store(da_r + v / 2 * (alone ? PANEL : da_panel) + v % 2 * VLEN, a);
+            v_store(rows + v / 2 * rows_panel + v % 2 * VLEN, a);
         }
-        if (e_rows) { /* behind da, for which the next step waits */
-            UNROLL
-            for (int v = 0; v < nv; v++)
-                v_store(e_rows + packed + v / 2 * rows_panel + v % 2 * VLEN, e[v]);
-        }
+        if (record) /* behind da, for which the next step waits */
+            record_row(code, nv, record, record->row + (alone ? -r : r), last, e, d,
+                       &least);
+    }
+    if (record && !FLAT(code) && v_count(v_eq(least, v_zero())) > 0) {
+        const ptrdiff_t row = alone ? -cell->z_step : cell->z_row;
+        const ptrdiff_t first = alone ? 0 : r0;
+        NAME(record_dead_fns)
+        [code](cell, 0, r1 - first, H, z + first * row, row, record->dead);
     }
 }
 
@@ -195,27 +201,27 @@ INLINE void activate(const int code, const void *job, ptrdiff_t r0, ptrdiff_t c0
     }
 }
 
-/* da = e sigma'(z), where the product has left e in da; once more into da_rows, for the
- * products of the chunk, and e into e_rows for those who ask for it. What the next step
- * reads is kept compact: rows that lie far apart cost it up to a tenth. */
+/* da = e sigma'(z), where the product has left e in da, which may be measured there;
+ * once more into da_rows, for the products of the chunk. What the next step reads is
+ * kept compact: rows that lie far apart cost it up to a tenth. */
 INLINE void deactivate(const int code, const void *job, ptrdiff_t r0, ptrdiff_t c0,
                        ptrdiff_t m, ptrdiff_t n)
 {
     const backward_job *x = job;
     const ptrdiff_t z_row = x->cell->z_row;
+    if (x->record)
+        NAME(record_tile_fns)
+    [code](x->cell, x->record, r0, c0, m, n, x->z + r0 * z_row + c0,
+           x->da.p + c0 / PANEL * x->da.panel + r0 * PANEL, x->da.panel);
     vreal alpha = v_set1((real)x->cell->alpha), beta = v_set1((real)x->cell->beta);
     for (ptrdiff_t c = c0; c < c0 + n; c += VLEN) {
         ptrdiff_t last = c0 + n - c < VLEN ? c0 + n - c : VLEN;
         const real *z = x->z + r0 * z_row + c;
         real *da = x->da.p + c / PANEL * x->da.panel + r0 * PANEL + c % PANEL;
-        const ptrdiff_t at = c / PANEL * x->rows_panel + r0 * PANEL + c % PANEL;
-        real *rows = x->da_rows + at, *errors = x->e_rows ? x->e_rows + at : NULL;
+        real *rows = x->da_rows + c / PANEL * x->rows_panel + r0 * PANEL + c % PANEL;
         for (ptrdiff_t r = 0; r < m; r++) {
             vreal d = v_dsigma(code, load_row(z + r * z_row, last), alpha, beta);
-            vreal e = v_load(da + r * PANEL);
-            if (errors)
-                v_store(errors + r * PANEL, e);
-            d = v_mul(e, d);
+            d = v_mul(v_load(da + r * PANEL), d);
             v_store(da + r * PANEL, d);
             v_store(rows + r * PANEL, d);
         }
@@ -254,7 +260,7 @@ static epilogue_fn *const NAME(deactivate_fns)[BPTT_ACTIVATION_COUNT] = {EACH(EN
 #define BACKWARD(nv, code, alone)                                                     \
     case nv:                                                                          \
         narrow_backward(code, nv, alone, cell, r0, r1, da_next, next_panel, g, z, da, \
-                        da_panel, da_rows, rows_panel, e_rows);                       \
+                        da_panel, da_rows, rows_panel, record);                       \
         break;
 #define NARROW(code, alone)                                                     \
     static void NAME(narrow_forward_##alone##_##code)(                          \
@@ -266,7 +272,8 @@ static epilogue_fn *const NAME(deactivate_fns)[BPTT_ACTIVATION_COUNT] = {EACH(EN
     static void NAME(narrow_backward_##alone##_##code)(                         \
         const bptt_cell *cell, ptrdiff_t r0, ptrdiff_t r1, const real *da_next, \
         ptrdiff_t next_panel, const real *g, const real *z, real *da,           \
-        ptrdiff_t da_panel, real *da_rows, ptrdiff_t rows_panel, real *e_rows)  \
+        ptrdiff_t da_panel, real *da_rows, ptrdiff_t rows_panel,                \
+        const bptt_record *record)                                              \
     {                                                                           \
         WIDTHS(BACKWARD, code, alone)                                           \
     }
@@ -354,12 +361,12 @@ static void step_forward(const bptt_cell *cell, bptt_share share, const real *z_
     rows_times(&x, share);
 }
 
-/* da_next NULL: the last step, e[t] = g[t]. g NULL: g[t] = 0. e_rows NULL: nobody asks
- * for e. */
+/* da_next NULL: the last step, e[t] = g[t]. g NULL: g[t] = 0. record NULL: nobody
+ * asks. */
 static void step_backward(const bptt_cell *cell, bptt_share share, const real *da_next,
                           ptrdiff_t next_panel, const real *g, const real *z, real *da,
                           ptrdiff_t da_panel, real *da_rows, ptrdiff_t rows_panel,
-                          real *e_rows)
+                          const bptt_record *record)
 {
     const ptrdiff_t steps = cell->B > 1 ? 1 : 2;
     prefetch_step(cell, share, z - steps * cell->z_step, cell->z_row);
@@ -369,11 +376,11 @@ static void step_backward(const bptt_cell *cell, bptt_share share, const real *d
         NAME(narrow_backward_fns)
         [next_panel == PANEL && da_panel ==
             PANEL][cell->activation](cell, share.r0, share.r1, da_next, next_panel, g,
-                                     z, da, da_panel, da_rows, rows_panel, e_rows);
+                                     z, da, da_panel, da_rows, rows_panel, record);
         return;
     }
     view out = {da, PANEL, da_panel};
-    backward_job job = {cell, z, out, da_rows, e_rows, rows_panel};
+    backward_job job = {cell, z, out, da_rows, rows_panel, record};
     product x = {
         cell->H,
         da_next ? cell->H : 0,
@@ -407,11 +414,11 @@ static void walk_forward(const bptt_cell *cell, ptrdiff_t steps, real *z)
 /* Steps back, where z, g and the chunk's rows are those of the first one made. */
 static void walk_backward(const bptt_cell *cell, ptrdiff_t steps, const real *da_next,
                           const real *g, const real *z, real *da, real *da_rows,
-                          ptrdiff_t rows_panel, real *e_rows)
+                          ptrdiff_t rows_panel, const bptt_record *record)
 {
     NAME(narrow_backward_fns)
     [1][cell->activation](cell, 0, steps, da_next, PANEL, g, z, da, PANEL, da_rows,
-                          rows_panel, e_rows);
+                          rows_panel, record);
 }
 
 /* dz[0] = da[1] V^T */
