@@ -77,12 +77,12 @@ INLINE void flow_finish(const int code, const bptt_cell *cell, const real *z, re
     }
 }
 
-#define FLOW(code)                                                                    \
-    static void NAME(flow_finish_##code)(const bptt_cell *cell, const real *z,        \
-                                         real *da, ptrdiff_t da_panel, real *rows,    \
-                                         ptrdiff_t rows_panel)                        \
-    {                                                                                 \
-        flow_finish(code, cell, z, da, da_panel, rows, rows_panel);                   \
+#define FLOW(code)                                                                 \
+    static void NAME(flow_finish_##code)(const bptt_cell *cell, const real *z,     \
+                                         real *da, ptrdiff_t da_panel, real *rows, \
+                                         ptrdiff_t rows_panel)                     \
+    {                                                                              \
+        flow_finish(code, cell, z, da, da_panel, rows, rows_panel);                \
     }
 #define EACH(f) f(0) f(1) f(2) f(3) f(4) f(5) f(6) f(7) f(8) f(9) f(10) f(11)
 EACH(FLOW)
@@ -105,9 +105,11 @@ static void flow_backward(const bptt_cell *cell, const bptt_flow *flow, ptrdiff_
     const int by_value = flow->clip_value < INFINITY;
     for (ptrdiff_t r = r0; r < r1; r++) {
         real *e = da + r * PANEL;
-        if (record)
-            NAME(record_tile_fns)
-        [cell->activation](cell, record, r, 0, 1, H, z + r * cell->z_row, e, da_panel);
+        if (record) {
+            NAME(record_tile_fn) *const measure =
+                NAME(record_tile_fns)[cell->activation];
+            measure(cell, record, r, 0, 1, H, z + r * cell->z_row, e, da_panel);
+        }
         /* The root of what e is multiplied with: the factor of a huge error may be no
          * normal number. */
         double half = 1;

@@ -90,8 +90,8 @@ typedef struct bptt_record {
                         real *dW);                                                     \
         void (*flow_backward)(const bptt_cell *cell, const bptt_flow *flow,            \
                               ptrdiff_t r0, ptrdiff_t r1, const real *z, real *da,     \
-                              ptrdiff_t da_panel, real *da_rows,                       \
-                              ptrdiff_t rows_panel, const bptt_record *record);        \
+                              ptrdiff_t da_panel, real *da_rows, ptrdiff_t rows_panel, \
+                              const bptt_record *record);                              \
         void (*flow_record)(const bptt_record *record, ptrdiff_t H, ptrdiff_t r0,      \
                             ptrdiff_t r1, double *norms, int32_t *saturated);          \
         void (*orthonormalise)(ptrdiff_t k, ptrdiff_t H, real *Q, ptrdiff_t stride,    \

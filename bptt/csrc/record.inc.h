@@ -170,7 +170,7 @@ INLINE void record_tile(const int code, const bptt_cell *cell, const bptt_record
         }
     }
     if (!FLAT(code) && v_count(v_eq(least, v_zero())) > 0)
-        NAME(record_dead_fns)[code](cell, 0, m, n, z, cell->z_row, (real *)x->dead + c0);
+        record_dead(code, cell, 0, m, n, z, cell->z_row, (real *)x->dead + c0);
 }
 
 typedef void NAME(record_tile_fn)(const bptt_cell *cell, const bptt_record *x,
@@ -197,7 +197,8 @@ static double norm_of_panels(const bptt_record *x, ptrdiff_t panels, ptrdiff_t r
     double most = 0, total = 0, sum = 0;
     for (int again = 0; again < 2; again++) {
         for (ptrdiff_t p = 0; p < panels; p++) {
-            const double squares = (double)((const real *)x->squares)[p * x->stride + r];
+            const double squares =
+                (double)((const real *)x->squares)[p * x->stride + r];
             const double norm =
                 squares != squares ? x->norms[p * x->stride + r] : sqrt(squares);
             if (again) {
@@ -217,24 +218,29 @@ static void flow_record(const bptt_record *x, ptrdiff_t H, ptrdiff_t r0, ptrdiff
                         double *norms, int32_t *saturated)
 {
     const ptrdiff_t panels = bptt_panels(H, PANEL);
+    const vreal none = v_set1((real)INFINITY);
     for (ptrdiff_t r = r0; r < r1; r += VLEN) {
         const ptrdiff_t n = r1 - r < VLEN ? r1 - r : VLEN;
         const real *squares = (const real *)x->squares + x->row + r;
-        const int32_t *counts = x->counts + x->row + r;
         vreal sum = load_row(squares, n);
         for (ptrdiff_t p = 1; p < panels; p++)
             sum = v_add(sum, load_row(squares + p * x->stride, n));
         real norm[VLEN];
         v_store(norm, v_sqrt(sum));
-        for (ptrdiff_t i = 0; i < n; i++)
+        if (n == VLEN)
+            for (int i = 0; i < VLEN; i++)
+                norms[r + i] = (double)norm[i];
+        for (ptrdiff_t i = 0; n < VLEN && i < n; i++)
             norms[r + i] = (double)norm[i];
-        for (ptrdiff_t i = 0; i < n; i++)
-            if (!(norm[i] < (real)INFINITY))
-                norms[r + i] = norm_of_panels(x, panels, x->row + r + i);
-        for (ptrdiff_t i = 0; i < n; i++)
-            saturated[r + i] = counts[i];
-        for (ptrdiff_t p = 1; p < panels; p++)
+        if (v_count(v_lt(sum, none)) < VLEN)
             for (ptrdiff_t i = 0; i < n; i++)
-                saturated[r + i] += counts[p * x->stride + i];
+                if (!(norm[i] < (real)INFINITY))
+                    norms[r + i] = norm_of_panels(x, panels, x->row + r + i);
     }
+    int32_t *restrict all = saturated + r0;
+    const int32_t *restrict counts = x->counts + x->row + r0;
+    memcpy(all, counts, (size_t)(r1 - r0) * sizeof *all);
+    for (ptrdiff_t p = 1; p < panels; p++)
+        for (ptrdiff_t i = 0; i < r1 - r0; i++)
+            all[i] += counts[p * x->stride + i];
 }

@@ -161,8 +161,8 @@ INLINE void narrow_backward(const int code, const int nv, const int alone,
     if (record && !FLAT(code) && v_count(v_eq(least, v_zero())) > 0) {
         const ptrdiff_t row = alone ? -cell->z_step : cell->z_row;
         const ptrdiff_t first = alone ? 0 : r0;
-        NAME(record_dead_fns)
-        [code](cell, 0, r1 - first, H, z + first * row, row, record->dead);
+        NAME(record_dead_fn) *const look = NAME(record_dead_fns)[code];
+        look(cell, 0, r1 - first, H, z + first * row, row, record->dead);
     }
 }
 
@@ -209,10 +209,11 @@ INLINE void deactivate(const int code, const void *job, ptrdiff_t r0, ptrdiff_t 
 {
     const backward_job *x = job;
     const ptrdiff_t z_row = x->cell->z_row;
-    if (x->record)
-        NAME(record_tile_fns)
-    [code](x->cell, x->record, r0, c0, m, n, x->z + r0 * z_row + c0,
-           x->da.p + c0 / PANEL * x->da.panel + r0 * PANEL, x->da.panel);
+    if (x->record) {
+        NAME(record_tile_fn) *const measure = NAME(record_tile_fns)[code];
+        measure(x->cell, x->record, r0, c0, m, n, x->z + r0 * z_row + c0,
+                x->da.p + c0 / PANEL * x->da.panel + r0 * PANEL, x->da.panel);
+    }
     vreal alpha = v_set1((real)x->cell->alpha), beta = v_set1((real)x->cell->beta);
     for (ptrdiff_t c = c0; c < c0 + n; c += VLEN) {
         ptrdiff_t last = c0 + n - c < VLEN ? c0 + n - c : VLEN;

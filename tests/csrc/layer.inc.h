@@ -101,9 +101,9 @@ static void lay_out(layer *l)
 
 static void clear_out(layer *l)
 {
-    real *all[] = {l->packed_V,        l->packed_W,     l->packed_x,
-                   l->packed_z,        l->packed_dV,    l->packed_dW,
-                   l->packed_da[0],    l->packed_da[1], l->packed_state[0],
+    real *all[] = {l->packed_V,        l->packed_W,      l->packed_x,
+                   l->packed_z,        l->packed_dV,     l->packed_dW,
+                   l->packed_da[0],    l->packed_da[1],  l->packed_state[0],
                    l->packed_state[1], l->record.squares};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
