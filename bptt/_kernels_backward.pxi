@@ -288,7 +288,8 @@ cdef void backward_steps(
         if l.clips:
             treat_errors(l, k, t - 1, z_t, da_t, da_rows, measured, mine, tid, n)
         if measured != NULL and own_records(l, n):
-            record_rows(l, k, measured, cells, mine.r0, mine.r1)
+            k.flow_record(measured, H, mine.r0, mine.r1, l.norms + cells,
+                          l.saturated + cells)
         end_step(l, &mine, tid, n)
         t -= many
     if mine.others != NULL:
@@ -296,8 +297,8 @@ cdef void backward_steps(
     if measured != NULL:
         if not own_records(l, n):
             record.row, cells = 0, cells_before(l, t1) - x0
-            record_rows(l, k, measured, x0, split(cells, tid, n),
-                        split(cells, tid + 1, n))
+            k.flow_record(measured, H, split(cells, tid, n), split(cells, tid + 1, n),
+                          l.norms + x0, l.saturated + x0)
         add_dead(l, tid)
 
 
@@ -365,55 +366,3 @@ cdef void backward_products(
         for r in range(split(R, tid, n), split(R, tid + 1, n)):
             memcpy(at(l, l.dx, l.place[x0 + r] * l.dx_row), at(l, l.cells_dx, r * I),
                    I * l.itemsize)
-
-
-class _NoActivation:
-    code, alpha, beta = IDENTITY, 0.0, 0.0
-
-
-_NO_ACTIVATION = _NoActivation()
-
-
-def state_backward(V, da, dz):
-    """Run back from steps to the states they start from: dz = da V^T."""
-    if not len(da):
-        return
-    if dz.itemsize == sizeof(float):
-        _state_backward[float](V, da, dz)
-    else:
-        _state_backward[double](V, da, dz)
-
-
-cdef int _state_backward(
-    const real[:, :] V,                 # (H, H)         IN
-    const real[:, ::1] da,              # (R, H)         IN
-    real[:, ::1] dz,                    # (R, H)         OUT
-) except -1:
-    cdef Layer l
-    memset(&l, 0, sizeof(l))
-    # One step of R rows, without the step.
-    point_at_weights(&l, V, V, 1, da.shape[0])
-    l.da_first, l.dz0 = <void *> &da[0, 0], &dz[0, 0]
-    if real is float:
-        return run(&l, _NO_ACTIVATION, states_f32, True)
-    else:
-        return run(&l, _NO_ACTIVATION, states_f64, True)
-
-
-cdef void states_f32(void *layer, int tid, int n) noexcept nogil:
-    states_loop(<Layer *> layer, _isa.f32, tid, n)
-
-
-cdef void states_f64(void *layer, int tid, int n) noexcept nogil:
-    states_loop(<Layer *> layer, _isa.f64, tid, n)
-
-
-cdef void states_loop(Layer *l, const Kernels *k, int tid, int n) noexcept nogil:
-    cdef Py_ssize_t B = l.B, H = l.H, P = k.panel
-    k.pack(split(H, tid, n), split(H, tid + 1, n), H,
-           l.V, l.V_h, l.V_i, l.packed_V, H * P)
-    k.pack(split(B, tid, n), split(B, tid + 1, n), H,
-           l.da_first, H, 1, l.packed_state, l.state_panel)
-    meet(l, tid, n)
-    k.state_backward(&l.cell, share_gemm(B, H, P, k.tile_rows, tid, n),
-                     l.packed_state, l.state_panel, l.dz0)

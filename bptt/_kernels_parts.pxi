@@ -232,14 +232,6 @@ cdef void lay_out_record(Layer *l, char *base, size_t *used) noexcept nogil:
     l.dead_sums = <int64_t *> part(l, base, used, 2 * l.plan.threads * l.H)
 
 
-cdef void record_rows(
-    Layer *l, const Kernels *k, Record *record, Py_ssize_t cell, Py_ssize_t low,
-    Py_ssize_t high,
-) noexcept nogil:
-    """Add up what was measured of the cells from low to high, counted from this one."""
-    k.flow_record(record, l.H, low, high, l.norms + cell, l.saturated + cell)
-
-
 cdef void add_dead(Layer *l, int tid) noexcept nogil:
     """Add this thread's counts of a chunk, few enough for a real, to its sums."""
     cdef Py_ssize_t h
@@ -251,3 +243,55 @@ cdef void add_dead(Layer *l, int tid) noexcept nogil:
         else:
             sums[h] += <int64_t> (<double *> now)[h]
     memset(now, 0, l.dead_stride * l.itemsize)
+
+
+class _NoActivation:
+    code, alpha, beta = IDENTITY, 0.0, 0.0
+
+
+_NO_ACTIVATION = _NoActivation()
+
+
+def state_backward(V, da, dz):
+    """Run back from steps to the states they start from: dz = da V^T."""
+    if not len(da):
+        return
+    if dz.itemsize == sizeof(float):
+        _state_backward[float](V, da, dz)
+    else:
+        _state_backward[double](V, da, dz)
+
+
+cdef int _state_backward(
+    const real[:, :] V,                 # (H, H)         IN
+    const real[:, ::1] da,              # (R, H)         IN
+    real[:, ::1] dz,                    # (R, H)         OUT
+) except -1:
+    cdef Layer l
+    memset(&l, 0, sizeof(l))
+    # One step of R rows, without the step.
+    point_at_weights(&l, V, V, 1, da.shape[0])
+    l.da_first, l.dz0 = <void *> &da[0, 0], &dz[0, 0]
+    if real is float:
+        return run(&l, _NO_ACTIVATION, states_f32, True)
+    else:
+        return run(&l, _NO_ACTIVATION, states_f64, True)
+
+
+cdef void states_f32(void *layer, int tid, int n) noexcept nogil:
+    states_loop(<Layer *> layer, _isa.f32, tid, n)
+
+
+cdef void states_f64(void *layer, int tid, int n) noexcept nogil:
+    states_loop(<Layer *> layer, _isa.f64, tid, n)
+
+
+cdef void states_loop(Layer *l, const Kernels *k, int tid, int n) noexcept nogil:
+    cdef Py_ssize_t B = l.B, H = l.H, P = k.panel
+    k.pack(split(H, tid, n), split(H, tid + 1, n), H,
+           l.V, l.V_h, l.V_i, l.packed_V, H * P)
+    k.pack(split(B, tid, n), split(B, tid + 1, n), H,
+           l.da_first, H, 1, l.packed_state, l.state_panel)
+    meet(l, tid, n)
+    k.state_backward(&l.cell, share_gemm(B, H, P, k.tile_rows, tid, n),
+                     l.packed_state, l.state_panel, l.dz0)
