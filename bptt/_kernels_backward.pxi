@@ -279,8 +279,9 @@ cdef void backward_steps(
         record.row = RECORDS_APART * tid if own_records(l, n) else cells - x0
         if alone and t < T:
             many = t - t0
-            k.walk_backward(&cell, many, da_next, dz_t, z_t,
-                            states[(t - many + 1) & 1], da_rows, l.chunk_panel, measured)
+            da_t = states[(t - many + 1) & 1]
+            k.walk_backward(&cell, many, da_next, dz_t, z_t, da_t, da_rows,
+                            l.chunk_panel, measured)
         else:
             k.step_backward(&cell, mine, da_next, l.state_panel, dz_t, z_t, da_t,
                             l.state_panel, da_rows, l.chunk_panel,
