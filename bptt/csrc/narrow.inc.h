@@ -84,6 +84,8 @@ INLINE void narrow_backward(const int code, const int nv, const int alone,
     const ptrdiff_t H = cell->H, last = H - (nv - 1) * VLEN;
     const vreal alpha = v_set1((real)cell->alpha);
     const vreal beta = v_set1((real)cell->beta);
+    const vreal low = v_set1(record ? (real)record->threshold : 0);
+    const vmask lanes = tail_lanes(last);
     vreal least = v_set1((real)INFINITY);
     for (ptrdiff_t r = alone ? 0 : r0; r < r1; r++) {
         const ptrdiff_t packed = alone ? -r * PANEL : r * PANEL;
@@ -115,8 +117,8 @@ INLINE void narrow_backward(const int code, const int nv, const int alone,
             v_store(rows + v / 2 * rows_panel + v % 2 * VLEN, a);
         }
         if (record) /* behind da, for which the next step waits */
-            record_row(code, nv, record, record->row + (alone ? -r : r), last, e, d,
-                       &least);
+            record_row(code, nv, record, record->row + (alone ? -r : r), lanes, low, e,
+                       d, &least);
     }
     if (record && !FLAT(code) && v_count(v_eq(least, v_zero())) > 0) {
         const ptrdiff_t row = alone ? -cell->z_step : cell->z_row;

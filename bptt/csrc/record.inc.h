@@ -40,7 +40,7 @@
 
 static const real LANES[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
-/* The first n lanes, 1 <= n <= VLEN. */
+/* The first n lanes, or all. */
 INLINE vmask tail_lanes(ptrdiff_t n)
 {
     return v_lt(v_load(LANES), v_set1((real)n));
@@ -87,12 +87,10 @@ INLINE void record_panel(const int code, const int nv, const bptt_record *x,
         record_outside(x, at, e[0], nv == 2 ? e[1] : v_zero(), squares);
 }
 
-/* Of a row, the nv vectors of e and sigma', of the last one n columns. */
+/* Of a row, the nv vectors of e and sigma', of the last one these lanes. */
 INLINE void record_row(const int code, const int nv, const bptt_record *x, ptrdiff_t at,
-                       ptrdiff_t n, vreal *e, vreal *d, vreal *least)
+                       vmask lanes, vreal low, vreal *e, vreal *d, vreal *least)
 {
-    const vreal low = v_set1((real)x->threshold);
-    const vmask lanes = tail_lanes(n);
     UNROLL
     for (int v = 0; v < nv; v++)
         if (code != BPTT_TANH && code != BPTT_SIGMOID) /* never negative */
@@ -147,9 +145,11 @@ INLINE void record_tile(const int code, const bptt_cell *cell, const bptt_record
                         const real *z, const real *e, ptrdiff_t e_panel)
 {
     const vreal alpha = v_set1((real)cell->alpha), beta = v_set1((real)cell->beta);
+    const vreal low = v_set1((real)x->threshold);
     vreal least = v_set1((real)INFINITY);
     for (ptrdiff_t c = 0; c < n; c += PANEL) {
         const ptrdiff_t left = n - c, at = (c0 + c) / PANEL * x->stride + x->row + r0;
+        const vmask lanes = tail_lanes(left > VLEN ? left - VLEN : left);
         bptt_record panel = *x;
         panel.dead = (real *)x->dead + c0 + c;
         for (ptrdiff_t r = 0; r < m; r++) {
@@ -161,11 +161,11 @@ INLINE void record_tile(const int code, const bptt_cell *cell, const bptt_record
                 a[0] = v_load(e_r), a[1] = v_load(e_r + VLEN);
                 d[0] = v_dsigma(code, v_load(z_r), alpha, beta);
                 d[1] = v_dsigma(code, load_row(z_r + VLEN, last), alpha, beta);
-                record_row(code, 2, &panel, at + r, last, a, d, &least);
+                record_row(code, 2, &panel, at + r, lanes, low, a, d, &least);
             } else {
                 a[0] = v_load(e_r);
                 d[0] = v_dsigma(code, load_row(z_r, left), alpha, beta);
-                record_row(code, 1, &panel, at + r, left, a, d, &least);
+                record_row(code, 1, &panel, at + r, lanes, low, a, d, &least);
             }
         }
     }
