@@ -116,9 +116,18 @@ INLINE void narrow_backward(const int code, const int nv, const int alone,
             v_store(da_r + v / 2 * (alone ? PANEL : da_panel) + v % 2 * VLEN, a);
             v_store(rows + v / 2 * rows_panel + v % 2 * VLEN, a);
         }
-        if (record) /* behind da, for which the next step waits */
+        if (record) { /* behind da, for which the next step waits */
+            real *dead = record->dead;
+            vreal sum[ROW_VECTORS];
+            UNROLL
+            for (int v = 0; FLAT(code) && v < nv; v++)
+                sum[v] = v_load(dead + v * VLEN);
             record_row(code, nv, record, record->row + (alone ? -r : r), lanes, low, e,
-                       d, &least);
+                       d, sum, &least);
+            UNROLL
+            for (int v = 0; FLAT(code) && v < nv; v++)
+                v_store(dead + v * VLEN, sum[v]);
+        }
     }
     if (record && !FLAT(code) && v_count(v_eq(least, v_zero())) > 0) {
         const ptrdiff_t row = alone ? -cell->z_step : cell->z_row;

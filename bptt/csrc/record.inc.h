@@ -59,11 +59,11 @@ static void record_outside(const bptt_record *x, ptrdiff_t at, vreal e0, vreal e
 }
 
 /* Of a panel of a row, whose measures stand at `at`: e and |sigma'| in nv vectors, 0
- * and infinity past the end. dead[c] += 1 where sigma' is 0, if that is often so; else
+ * and infinity past the end. dead += 1 where sigma' is 0, if that is often so; else
  * the least |sigma'| is kept, and tells whether to look for them. */
 INLINE void record_panel(const int code, const int nv, const bptt_record *x,
                          ptrdiff_t at, const vreal *e, const vreal *d, vreal low,
-                         real *dead, vreal *least)
+                         vreal *dead, vreal *least)
 {
     vreal sum = v_mul(e[0], e[0]);
     if (nv == 2)
@@ -73,9 +73,8 @@ INLINE void record_panel(const int code, const int nv, const bptt_record *x,
     for (int v = 0; v < nv; v++) {
         count += v_count(v_lt(d[v], low));
         if (FLAT(code))
-            v_store(dead + v * VLEN,
-                    v_add(v_load(dead + v * VLEN),
-                          v_select(v_eq(d[v], v_zero()), v_set1(1), v_zero())));
+            dead[v] =
+                v_add(dead[v], v_select(v_eq(d[v], v_zero()), v_set1(1), v_zero()));
         else
             *least = v_min(d[v], *least); /* in this order a NaN is passed over */
     }
@@ -89,7 +88,8 @@ INLINE void record_panel(const int code, const int nv, const bptt_record *x,
 
 /* Of a row, the nv vectors of e and sigma', of the last one these lanes. */
 INLINE void record_row(const int code, const int nv, const bptt_record *x, ptrdiff_t at,
-                       vmask lanes, vreal low, vreal *e, vreal *d, vreal *least)
+                       vmask lanes, vreal low, vreal *e, vreal *d, vreal *dead,
+                       vreal *least)
 {
     UNROLL
     for (int v = 0; v < nv; v++)
@@ -100,7 +100,7 @@ INLINE void record_row(const int code, const int nv, const bptt_record *x, ptrdi
     UNROLL
     for (int v = 0; v < nv; v += 2)
         record_panel(code, nv - v == 1 ? 1 : 2, x, at + v / 2 * x->stride, e + v, d + v,
-                     low, (real *)x->dead + v * VLEN, least);
+                     low, dead + v, least);
 }
 
 /* dead += 1 where sigma' is 0, of m rows of z, and n columns from c. */
@@ -150,8 +150,8 @@ INLINE void record_tile(const int code, const bptt_cell *cell, const bptt_record
     for (ptrdiff_t c = 0; c < n; c += PANEL) {
         const ptrdiff_t left = n - c, at = (c0 + c) / PANEL * x->stride + x->row + r0;
         const vmask lanes = tail_lanes(left > VLEN ? left - VLEN : left);
-        bptt_record panel = *x;
-        panel.dead = (real *)x->dead + c0 + c;
+        real *dead = (real *)x->dead + c0 + c;
+        vreal sum[2] = {v_load(dead), left > VLEN ? v_load(dead + VLEN) : v_zero()};
         for (ptrdiff_t r = 0; r < m; r++) {
             const real *z_r = z + r * cell->z_row + c;
             const real *e_r = e + c / PANEL * e_panel + r * PANEL;
@@ -161,12 +161,17 @@ INLINE void record_tile(const int code, const bptt_cell *cell, const bptt_record
                 a[0] = v_load(e_r), a[1] = v_load(e_r + VLEN);
                 d[0] = v_dsigma(code, v_load(z_r), alpha, beta);
                 d[1] = v_dsigma(code, load_row(z_r + VLEN, last), alpha, beta);
-                record_row(code, 2, &panel, at + r, lanes, low, a, d, &least);
+                record_row(code, 2, x, at + r, lanes, low, a, d, sum, &least);
             } else {
                 a[0] = v_load(e_r);
                 d[0] = v_dsigma(code, load_row(z_r, left), alpha, beta);
-                record_row(code, 1, &panel, at + r, lanes, low, a, d, &least);
+                record_row(code, 1, x, at + r, lanes, low, a, d, sum, &least);
             }
+        }
+        if (FLAT(code)) {
+            v_store(dead, sum[0]);
+            if (left > VLEN)
+                v_store(dead + VLEN, sum[1]);
         }
     }
     if (!FLAT(code) && v_count(v_eq(least, v_zero())) > 0)
