@@ -160,12 +160,15 @@ def as_error_clip(
     return {"clip_error": clip_error, "clip_error_value": clip_error_value}
 
 
+_UNCLIPPED = Flow()
+
+
 def as_flow(
     clip_error: float | None, clip_error_value: float | None, record: bool
 ) -> Flow | None:
     """Return what is to be done with the error; None for nothing."""
-    if clip_error is clip_error_value is None and not record:
-        return None
+    if clip_error is clip_error_value is None:
+        return _UNCLIPPED if record else None
     return Flow(
         math.inf if clip_error is None else as_positive("clip_error", clip_error),
         math.inf
@@ -179,7 +182,8 @@ def with_records(
 ) -> Flow:
     """Return a flow with room for what is measured, of the shape (T, B)."""
     # Written for speed: a short run is over in tens of microseconds.
-    bounded = all(map(math.isfinite, activation.range))
+    low, high = activation.range
+    bounded = low > -math.inf and high < math.inf
     return Flow(
         flow.clip_norm,
         flow.clip_value,

@@ -17,7 +17,15 @@ cdef extern from "kernels.h" nogil:
         int tid, n
 
     ctypedef struct Flow "bptt_flow":
-        double clip_norm, clip_value, threshold
+        double clip_norm, clip_value
+
+    ctypedef struct Record "bptt_record":
+        double threshold
+        Py_ssize_t row, stride
+        void *squares
+        double *norms
+        int32_t *counts
+        void *dead
 
     ctypedef struct Cell "bptt_cell":
         Py_ssize_t B, H, z_row, g_row, z_step, g_step
@@ -151,7 +159,8 @@ cdef struct Layer:
     double *norms                # one for each cell, or NULL, as the next two
     int32_t *saturated
     int64_t *dead                # (H)
-    Py_ssize_t dead_stride, record_steps
+    Record record                # of a chunk, or where threads share rows of a step
+    Py_ssize_t dead_stride
     Cell cell
     Plan plan
     Barrier barrier
@@ -161,7 +170,6 @@ cdef struct Layer:
     void *packed_x               # of a chunk
     void *packed_z               # of a chunk
     void *packed_da              # of a chunk, or of two
-    void *packed_e               # of record_steps steps, where errors are measured
     void *packed_dV              # sums over chunks
     void *packed_dW
     void *packed_state           # forward z, backward da: of the last two steps

@@ -28,8 +28,6 @@ from bptt import _threads
 
 # How often, in seconds, Python may handle its signals.
 cdef double WATCH = 0.05
-# Errors are measured in rows of at least so many, where one thread has them all.
-cdef Py_ssize_t RECORDED_ROWS = 16
 
 
 # -- The instruction set, chosen once --------------------------------------------------

@@ -148,7 +148,7 @@ cdef void backward_loop(Layer *l, const Kernels *k, int tid, int n) noexcept nog
             k.pack(split(I, tid, n), split(I, tid + 1, n), H,
                    l.dW, H, 1, l.packed_dW, I * P)
     if l.norms != NULL:
-        memset(at(l, l.dead_now, tid * l.dead_stride), 0, H * l.itemsize)
+        memset(at(l, l.dead_now, tid * l.dead_stride), 0, l.dead_stride * l.itemsize)
         memset(l.dead_sums + tid * H, 0, H * sizeof(int64_t))
     if tid == 0 and (l.da_next != NULL or l.offsets != NULL):
         # Of rows that end before the others no error comes back.
@@ -220,8 +220,8 @@ cdef void backward_steps(
     cdef Py_ssize_t f = first_event(l.ends, l.n_ends, t1) - 1
     cdef bint scattered = l.place != NULL, alone
     cdef Py_ssize_t many
-    cdef Py_ssize_t low = t1, e0 = 0, e1 = 0
-    cdef void *e_rows = NULL
+    cdef Record record = l.record
+    cdef Record *measured = NULL if l.norms == NULL else &record
     cdef Cell cell = l.cell
     cdef Share mine
     cdef const void *z = states_of(l, c)
@@ -232,6 +232,7 @@ cdef void backward_steps(
     cdef void *da_rows
     cdef void *states[2]
     states[0], states[1] = packed_state(l, 0, tid), packed_state(l, 1, tid)
+    record.dead = at(l, l.dead_now, tid * l.dead_stride)
     get_states(l, c, tid, n)
     cell.B = rows_of(l, t1 - 1)
     mine = share_step(&l.plan, cell.B, H, P, k.tile_rows, tid, n)
@@ -272,31 +273,30 @@ cdef void backward_steps(
         da_t = at(l, states[t & 1], ended)
         da_rows = at(l, da, (cells - x0) * P)
         z_t = state_after(l, z, t - 1)
-        if l.norms != NULL:
-            if t == low:
-                low = max(t0, t - l.record_steps)
-                e0, e1 = cells_before(l, low), cells + rows
-            e_rows = at(l, l.packed_e, (cells - e0) * P)
+        record.row = RECORDS_APART * tid if own_records(l, n) else cells - x0
         if alone and t < T:
-            many = t - (t0 if e_rows == NULL else low)
-            k.walk_backward(&cell, many, da_next, dz_t, z_t,
-                            states[(t - many + 1) & 1], da_rows, l.chunk_panel, e_rows)
+            many = t - t0
+            da_t = states[(t - many + 1) & 1]
+            k.walk_backward(&cell, many, da_next, dz_t, z_t, da_t, da_rows,
+                            l.chunk_panel, measured)
         else:
             k.step_backward(&cell, mine, da_next, l.state_panel, dz_t, z_t, da_t,
-                            l.state_panel, da_rows, l.chunk_panel, e_rows)
+                            l.state_panel, da_rows, l.chunk_panel,
+                            NULL if l.clips else measured)
         if l.clips:
-            treat_errors(l, k, t - 1, z_t, da_t, da_rows, mine, tid, n)
+            treat_errors(l, k, t - 1, z_t, da_t, da_rows, measured, mine, tid, n)
+        if measured != NULL and own_records(l, n):
+            k.flow_record(measured, H, mine.r0, mine.r1, l.norms + cells,
+                          l.saturated + cells)
         end_step(l, &mine, tid, n)
         t -= many
-        if e_rows != NULL and t == low and l.plan.split != COLUMNS:
-            record_errors(l, k, z, e0, mine.r0, e1 - e0 - rows + mine.r1, tid)
     if mine.others != NULL:
         wait_for(&l.barrier, tid, n)
-    if l.norms != NULL:
-        if l.plan.split == COLUMNS:
-            cells = e1 - e0
-            record_errors(l, k, z, e0, split(cells, tid, n), split(cells, tid + 1, n),
-                          tid)
+    if measured != NULL:
+        if not own_records(l, n):
+            record.row, cells = 0, cells_before(l, t1) - x0
+            k.flow_record(measured, H, split(cells, tid, n), split(cells, tid + 1, n),
+                          l.norms + x0, l.saturated + x0)
         add_dead(l, tid)
 
 
@@ -315,8 +315,9 @@ cdef void backward_products(
     cdef Share mine
     # Sums stay packed from chunk to chunk, unless one chunk is all there is.
     cdef bint direct = l.plan.chunks == 1, add = t1 < l.T or l.add
+    cdef bint own = own_products(l, n)
 
-    if own_products(l, n):
+    if own:
         for t in range(t0, t1):
             r = cells_before(l, t) - x0
             mine = share_rows(l, k, t, I, tid, n)
@@ -348,7 +349,7 @@ cdef void backward_products(
             r += many
     if l.db != NULL:
         k.sum_rows(p0, p1, H, R, da, panel, l.db)
-    if l.dx != NULL and l.place == NULL and not own_products(l, n):
+    if l.dx != NULL and l.place == NULL and not own:
         many, r = rows_together(l, R), 0
         while r < R:
             k.gemm(share_gemm(many, I, P, k.tile_rows, tid, n), I, H, at(l, da, r * P),

@@ -61,11 +61,7 @@ cdef size_t lay_out(Layer *l, bint backward, char *base) noexcept nogil:
         l.cells_z = part(l, base, &used, (1 + (l.plan.split == PIPELINE))
                          * (l.B + l.chunk_panel // P) * l.H)
     if l.norms != NULL:
-        l.record_steps = steps_recorded_together(l)
-        l.packed_e = part(l, base, &used, chunk_H)
-        l.dead_now = part(l, base, &used, l.plan.threads * l.dead_stride)
-        # A real has four bytes at least, a count eight.
-        l.dead_sums = <int64_t *> part(l, base, &used, 2 * l.plan.threads * l.H)
+        lay_out_record(l, base, &used)
     return used
 
 

@@ -1,9 +1,10 @@
 # Rows that end early or start anew, and the error on its way back: see `_parts.py`.
 
 
-# Rows of a step for each thread from which its products are made by itself.
 cdef enum:
+    # Rows of a step for each thread from which its products are made by itself.
     OWN_ROWS = 8
+    RECORDS_APART = 32          # rows, two lines of reals
 
 
 cdef inline Py_ssize_t cells_before(const Layer *l, Py_ssize_t step) noexcept nogil:
@@ -76,7 +77,7 @@ cdef void point_at_flow(
 ) noexcept:
     l.clips = clip_norm < INFINITY or clip_value < INFINITY
     l.flow.clip_norm, l.flow.clip_value = clip_norm, clip_value
-    l.flow.threshold = threshold
+    l.record.threshold = threshold
     if norms is not None:
         l.norms, l.saturated, l.dead = &norms[0, 0], &saturated[0, 0], &dead[0]
 
@@ -221,47 +222,36 @@ cdef void pack_states(
 
 cdef void treat_errors(
     Layer *l, const Kernels *k, Py_ssize_t step, const void *z_t, void *da,
-    void *da_rows, Share mine, int tid, int n,
+    void *da_rows, const Record *record, Share mine, int tid, int n,
 ) noexcept nogil:
-    """Clip e[t], which stands in da, and multiply it with sigma'."""
+    """Measure and clip e[t], which stands in da, and multiply it with sigma'."""
     cdef Py_ssize_t rows = rows_of(l, step), cells = cells_before(l, step)
     cdef Py_ssize_t r0 = mine.r0, r1 = mine.r1
     if l.plan.split == COLUMNS:
         meet(l, tid, n)
         r0, r1 = split(rows, tid, n), split(rows, tid + 1, n)
     k.flow_backward(&l.cell, &l.flow, r0, r1, z_t, da, l.state_panel, da_rows,
-                    l.chunk_panel)
+                    l.chunk_panel, record)
 
 
-cdef Py_ssize_t steps_recorded_together(const Layer *l) noexcept nogil:
-    """Return after how many steps their errors are measured: so few that e is still in
-    cache, but some rows of it. With shared columns rows are whole after the chunk."""
-    if l.plan.split == COLUMNS:
-        return l.plan.steps
-    if l.plan.split == ROWS and l.plan.threads > 1:
-        return 1
-    return max(1, RECORDED_ROWS // max(1, l.B))
+cdef inline bint own_records(const Layer *l, int n) noexcept nogil:
+    """Whether each thread measures whole rows of a step, and is done with them then."""
+    return l.plan.split == ROWS and n > 1
 
 
-cdef void record_errors(
-    Layer *l, const Kernels *k, const void *z, Py_ssize_t cell, Py_ssize_t low,
-    Py_ssize_t high, int tid,
-) noexcept nogil:
-    """Measure e of the cells from low to high, counted from this one, the first of
-    those whose errors were kept."""
-    cdef Py_ssize_t row = l.cell.z_row, first = cell + low, end = cell + high, many
-    cdef void *dead = at(l, l.dead_now, tid * l.dead_stride)
-    cdef const void *z_rows
-    while first < end:
-        many, z_rows = end - first, at(l, z, (l.B + first) * row)
-        if l.back:
-            # Of a step at a time, for the next one stands before it.
-            many = min(many, l.B - first % l.B)
-            z_rows = at(l, state_after(l, z, first // l.B), first % l.B * row)
-        k.flow_record(&l.cell, &l.flow, 0, many, z_rows,
-                      at(l, l.packed_e, (first - cell) * k.panel), l.chunk_panel,
-                      l.norms + first, l.saturated + first, dead)
-        first += many
+cdef void lay_out_record(Layer *l, char *base, size_t *used) noexcept nogil:
+    """Give what is measured its part of the workspace."""
+    cdef Py_ssize_t panels = panels_of(l.H, l.panel), count
+    # No two threads write to one cache line.
+    l.record.stride = (l.chunk_panel // l.panel + (l.plan.threads + 1) * RECORDS_APART)
+    l.record.stride -= l.record.stride % RECORDS_APART
+    count = panels * l.record.stride
+    l.record.squares = part(l, base, used, count)
+    # A real has four bytes at least, a double eight.
+    l.record.norms = <double *> part(l, base, used, 2 * count)
+    l.record.counts = <int32_t *> part(l, base, used, count)
+    l.dead_now = part(l, base, used, l.plan.threads * l.dead_stride)
+    l.dead_sums = <int64_t *> part(l, base, used, 2 * l.plan.threads * l.H)
 
 
 cdef void add_dead(Layer *l, int tid) noexcept nogil:
@@ -274,4 +264,4 @@ cdef void add_dead(Layer *l, int tid) noexcept nogil:
             sums[h] += <int64_t> (<float *> now)[h]
         else:
             sums[h] += <int64_t> (<double *> now)[h]
-    memset(now, 0, l.H * l.itemsize)
+    memset(now, 0, l.dead_stride * l.itemsize)

@@ -275,13 +275,15 @@ class Activation:
     0.25
     """
 
-    __slots__ = ("alpha", "beta", "code", "name", "row")
+    __slots__ = ("alpha", "beta", "code", "gamma", "name", "range", "row")
 
     name: str
     row: Row
     code: int
     alpha: float
     beta: float
+    gamma: float
+    range: tuple[float, float]
 
     def __init__(
         self, name: str, alpha: float | None = None, beta: float | None = None
@@ -300,12 +302,16 @@ class Activation:
             extra = "beta" if count == 1 else "alpha or beta"
             raise ValueError(f"activation {name!r} has no parameter {extra}")
         defaults = row.parameters + (0.0, 0.0)[count:]
+        a = _parameter(name, "alpha", alpha, defaults[0])
+        b = _parameter(name, "beta", beta, defaults[1])
         attributes = {
             "name": name,
             "row": row,
             "code": row.code,
-            "alpha": _parameter(name, "alpha", alpha, defaults[0]),
-            "beta": _parameter(name, "beta", beta, defaults[1]),
+            "alpha": a,
+            "beta": b,
+            "gamma": row.gamma(a, b),
+            "range": row.range(a, b),
         }
         for key, value in attributes.items():
             object.__setattr__(self, key, value)
@@ -320,16 +326,6 @@ class Activation:
     def __setattr__(self, name: str, value: object) -> None:
         # One object stands for a name in the whole process.
         raise AttributeError(f"an Activation does not change: cannot set {name!r}")
-
-    @property
-    def gamma(self) -> float:
-        """The least upper bound of ``|sigma'|``."""
-        return self.row.gamma(self.alpha, self.beta)
-
-    @property
-    def range(self) -> tuple[float, float]:
-        """Infimum and supremum of sigma."""
-        return self.row.range(self.alpha, self.beta)
 
     def sigma(self, a: Array) -> Array:
         """Return sigma(a), elementwise."""

@@ -223,14 +223,19 @@ PLANTED = {
         "return v_sub(one, v_mul(v_tanh(z), v_tanh(z)));",
     ),
     "an error is measured behind sigma'": (
-        "step.inc.h",
-        "                v_store(errors + r * PANEL, e);",
-        "                v_store(errors + r * PANEL, v_mul(e, d));",
+        "record.inc.h",
+        "vreal sum = v_mul(e[0], e[0]);",
+        "vreal sum = v_mul(v_mul(e[0], d[0]), v_mul(e[0], d[0]));",
     ),
     "what fills up a row is counted": (
-        "flow.inc.h",
-        "v_set1((real)n)), d, none);",
-        "v_set1((real)n)), d, d);",
+        "record.inc.h",
+        "    d[nv - 1] = v_select(lanes, d[nv - 1], v_set1((real)INFINITY));\n",
+        "",
+    ),
+    "a panel of an error is measured in another's place": (
+        "record.inc.h",
+        "at + v / 2 * x->stride",
+        "at",
     ),
     "a row is left to nobody": (
         "plan.c",

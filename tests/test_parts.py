@@ -199,8 +199,9 @@ def test_segments_are_one_call_within_rounding(module, dtype, rng):
         close(part, expected, T * B + I + H)
 
 
+@pytest.mark.parametrize("clip", [1e-3, np.inf])
 @pytest.mark.parametrize("module", [_reference, kernels], ids=["reference", "kernels"])
-def test_norms_neither_overflow_nor_vanish(module):
+def test_norms_neither_overflow_nor_vanish(module, clip):
     # One step, so that e is dz itself; the identity, so that da is e.
     identity = Activation("identity")
     for dtype in (np.float32, np.float64):
@@ -209,11 +210,17 @@ def test_norms_neither_overflow_nor_vanish(module):
             rows = [info.max / 16, info.tiny * 16, 1.0, np.inf, np.nan, 0.0]
             B = len(rows)
             dz = np.multiply.outer(rows, np.linspace(0.5, 1, H)).astype(dtype)[None]
+            # A sum of squares out of range where those of its parts are not, and one
+            # of which a part is lost.
+            dz = np.concatenate([dz, np.full((1, 2, H), 1, dtype)], axis=1)
+            dz[0, B] *= np.sqrt(info.max / (H - 4 if H > 4 else 2))
+            dz[0, B + 1, H // 2 :] *= info.tiny
+            B += 2
             W, V = np.ones((1, H), dtype), np.zeros((H, H), dtype)
             x, z = np.ones((1, B, 1), dtype), np.zeros((2, B, H), dtype)
             dW, dV, dz0 = np.empty_like(W), np.empty_like(V), np.empty((B, H), dtype)
             first = np.empty((B, H), dtype)
-            flow = a_flow(B, H, 1e-3, np.inf)._replace(
+            flow = a_flow(B, H, clip, np.inf)._replace(
                 norms=np.empty((1, B)), saturated=np.empty((1, B), np.int32)
             )
             module.backward(
@@ -222,10 +229,15 @@ def test_norms_neither_overflow_nor_vanish(module):
             )  # fmt: skip
             length = np.linalg.norm(np.linspace(0.5, 1, H))
             expected = np.abs(np.array(rows, np.float64)) * length
+            mixed = [dz[0, -2, 0] * np.sqrt(np.float64(H)), np.sqrt(H // 2)]
+            expected = np.append(expected, mixed)
             bound = normwise_bound(H, dtype)
             np.testing.assert_allclose(flow.norms[0], expected, rtol=bound)
+            if clip == np.inf:
+                np.testing.assert_array_equal(first, dz[0])
+                continue
             clipped = np.linalg.norm(np.float64(first[[0, 2]]), axis=1)
-            np.testing.assert_allclose(clipped, 1e-3, rtol=bound)
+            np.testing.assert_allclose(clipped, clip, rtol=bound)
             np.testing.assert_array_equal(first[1], dz[0, 1])
             assert np.isnan(first[4]).all()
             assert (first[5] == 0).all()

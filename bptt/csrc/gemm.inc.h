@@ -8,6 +8,7 @@
  * sums more often. */
 #define GEMM_RUN        (1536 / (REAL_BITS / 8))
 #define even_run        NAME(even_run)
+#define step_run        NAME(step_run)
 #define product         NAME(product)
 #define epilogue_fn     NAME(epilogue_fn)
 #define rows_times      NAME(rows_times)
@@ -30,6 +31,17 @@ INLINE ptrdiff_t even_run(ptrdiff_t K, ptrdiff_t runs)
     ptrdiff_t fewest = (K + GEMM_RUN - 1) / GEMM_RUN;
     runs = runs < fewest ? fewest : runs;
     return bptt_panels((K + runs - 1) / runs, PANEL) * PANEL;
+}
+
+/* Terms in a run of the recurrent sum, from H alone. A single row needs some 8 sums at
+ * once to hide the latency of FMA, so a narrow layer cuts its sum into more runs; a
+ * wider one has two at least, of whole panels, as two threads share it. */
+INLINE ptrdiff_t step_run(ptrdiff_t H)
+{
+    if (H > ROW_VECTORS * VLEN)
+        return even_run(H, 2);
+    ptrdiff_t runs = H <= 2 * VLEN ? 4 : 2;
+    return (H + runs - 1) / runs;
 }
 
 /* Vectors of a row whose sums may wait for the others. */

@@ -33,11 +33,21 @@ typedef struct bptt_cell {
     double alpha, beta;
 } bptt_cell;
 
-/* What is done with the error of a step, and measured of it: see flow.inc.h. */
+/* What is done with the error of a step: see flow.inc.h. */
 typedef struct bptt_flow {
     double clip_norm, clip_value; /* infinity: not at all */
-    double threshold;             /* of |sigma'| of a saturated unit */
 } bptt_flow;
+
+/* What is measured of the error of a step, for each panel of each row: record.inc.h. */
+typedef struct bptt_record {
+    double threshold; /* of |sigma'| of a saturated unit */
+    ptrdiff_t row;    /* the first row of the step, in the next three */
+    ptrdiff_t stride; /* of a panel */
+    void *squares;    /* reals: of e, added up; or NaN, and then */
+    double *norms;
+    int32_t *counts; /* of saturated units */
+    void *dead;      /* reals, (H) in whole panels: rows where sigma' is 0 */
+} bptt_record;
 
 #define BPTT_DECLARE(real, F)                                                          \
     typedef struct bptt_kernels_##F {                                                  \
@@ -63,13 +73,13 @@ typedef struct bptt_flow {
                               const real *da_next, ptrdiff_t next_panel,               \
                               const real *g, const real *z, real *da,                  \
                               ptrdiff_t da_panel, real *da_rows, ptrdiff_t rows_panel, \
-                              real *e_rows);                                           \
+                              const bptt_record *record);                              \
         int (*walks)(const bptt_cell *cell);                                           \
         void (*walk_forward)(const bptt_cell *cell, ptrdiff_t steps, real *z);         \
         void (*walk_backward)(const bptt_cell *cell, ptrdiff_t steps,                  \
                               const real *da_next, const real *g, const real *z,       \
                               real *da, real *da_rows, ptrdiff_t rows_panel,           \
-                              real *e_rows);                                           \
+                              const bptt_record *record);                              \
         void (*state_backward)(const bptt_cell *cell, bptt_share share,                \
                                const real *da, ptrdiff_t da_panel, real *dz0);         \
         void (*gather)(ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t H, const ptrdiff_t *ids,  \
@@ -80,12 +90,10 @@ typedef struct bptt_flow {
                         real *dW);                                                     \
         void (*flow_backward)(const bptt_cell *cell, const bptt_flow *flow,            \
                               ptrdiff_t r0, ptrdiff_t r1, const real *z, real *da,     \
-                              ptrdiff_t da_panel, real *da_rows,                       \
-                              ptrdiff_t rows_panel);                                   \
-        void (*flow_record)(const bptt_cell *cell, const bptt_flow *flow,              \
-                            ptrdiff_t r0, ptrdiff_t r1, const real *z, const real *e,  \
-                            ptrdiff_t e_panel, double *norms, int32_t *saturated,      \
-                            real *dead);                                               \
+                              ptrdiff_t da_panel, real *da_rows, ptrdiff_t rows_panel, \
+                              const bptt_record *record);                              \
+        void (*flow_record)(const bptt_record *record, ptrdiff_t H, ptrdiff_t r0,      \
+                            ptrdiff_t r1, double *norms, int32_t *saturated);          \
         void (*orthonormalise)(ptrdiff_t k, ptrdiff_t H, real *Q, ptrdiff_t stride,    \
                                real *work, double *logs);                              \
     } bptt_kernels_##F;

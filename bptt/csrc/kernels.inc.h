@@ -4,6 +4,8 @@
 #include "tile.inc.h"
 #include "row.inc.h"
 #include "gemm.inc.h"
+#include "record.inc.h"
+#include "narrow.inc.h"
 #include "step.inc.h"
 #include "flow.inc.h"
 #include "pack.inc.h"

@@ -58,7 +58,7 @@ bptt_plan bptt_plan_make(ptrdiff_t T, ptrdiff_t B, ptrdiff_t I, ptrdiff_t H,
         plan.split = BPTT_PIPELINE;
         plan.threads = (int)at_most(2, threads);
     } else if (B == 1 || (B < 4 * (ptrdiff_t)threads && H > 4 * panel) || H >= WIDE) {
-        /* Narrow rows go through a step one by one (step.inc.h), and are not shared. */
+        /* Narrow rows go one by one (narrow.inc.h), and are not shared. */
         plan.split = BPTT_COLUMNS;
         ptrdiff_t units = bptt_row_tiles(B, tile_rows) * bptt_panels(H, panel);
         plan.threads = (int)at_most(at_least(1, units), threads);

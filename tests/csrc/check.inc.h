@@ -54,7 +54,7 @@ static layer new_layer(const NAME(bptt_kernels) * k, const shape *s, unsigned va
     l.dV = new_reals(H * H);
     l.db = l.b ? new_reals(H) : NULL;
     l.dz0 = new_reals(B * H);
-    l.flow = (bptt_flow){INFINITY, INFINITY, 0.35};
+    l.record.threshold = 0.35;
     l.norms = malloc((size_t)(T * B + 1) * sizeof *l.norms);
     l.saturated = malloc((size_t)(T * B + 1) * sizeof *l.saturated);
     l.dead = malloc((size_t)H * sizeof *l.dead);
@@ -148,8 +148,8 @@ static int check_grads(const layer *l)
             double gh = g ? (double)g[h] : 0, eh = eb[h].value + gh;
             double e_error = eb[h].error + sum_eps * fabs(gh);
             squares += eh * eh, norm_error += e_error;
-            saturated.low += fabs(s) + s_error < l->flow.threshold;
-            saturated.high += fabs(s) - s_error < l->flow.threshold;
+            saturated.low += fabs(s) + s_error < l->record.threshold;
+            saturated.high += fabs(s) - s_error < l->record.threshold;
             dead[h].low += s == 0;
             dead[h].high += fabs(s) <= s_error;
             da[h].value = eh * s;

@@ -12,7 +12,6 @@
 #define forward_steps     NAME(forward_steps)
 #define forward_loop      NAME(forward_loop)
 #define backward_products NAME(backward_products)
-#define record_errors     NAME(record_errors)
 #define backward_steps    NAME(backward_steps)
 #define backward_loop     NAME(backward_loop)
 #define new_reals         NAME(new_reals)
@@ -40,14 +39,14 @@ typedef struct layer {
     ptrdiff_t W_i, W_h, V_i, V_h;
     const NAME(bptt_kernels) * k;
     bptt_cell cell;
-    bptt_flow flow;
+    bptt_record record;
     bptt_plan plan;
     bptt_barrier barrier;
     ptrdiff_t chunk_panel, state_panel; /* strides of packed operands */
     ptrdiff_t stop; /* in this turn, as an interrupt does; 0: never */
     real *packed_V, *packed_W, *packed_x, *packed_z, *packed_dV, *packed_dW;
     real *packed_da[2], *packed_state[2];
-    real *packed_e, *dead_now[MOST_THREADS];
+    real *dead_now[MOST_THREADS];
 } layer;
 
 /* Exactly so many, that a sanitizer sees the first one too far; NaN to begin with. */
@@ -82,10 +81,15 @@ static void lay_out(layer *l)
         l->packed_state[i] = new_reals(state_H);
         l->packed_da[i] = new_reals(chunk_H);
     }
-    l->packed_e = new_reals(chunk_H);
+    l->record.stride = R;
+    l->record.squares = new_reals(Hp / P * R);
+    l->record.norms = malloc((size_t)(Hp / P * R) * sizeof(double) + 1);
+    l->record.counts = malloc((size_t)(Hp / P * R) * sizeof(int32_t) + 1);
+    if (!l->record.norms || !l->record.counts)
+        exit(2);
     for (int i = 0; i < MOST_THREADS; i++) {
-        l->dead_now[i] = new_reals(l->H);
-        for (ptrdiff_t h = 0; h < l->H; h++)
+        l->dead_now[i] = new_reals(Hp);
+        for (ptrdiff_t h = 0; h < Hp; h++)
             l->dead_now[i][h] = 0;
     }
     l->cell.B = l->B;
@@ -97,12 +101,14 @@ static void lay_out(layer *l)
 
 static void clear_out(layer *l)
 {
-    real *all[] = {l->packed_V,        l->packed_W,     l->packed_x,
-                   l->packed_z,        l->packed_dV,    l->packed_dW,
-                   l->packed_da[0],    l->packed_da[1], l->packed_state[0],
-                   l->packed_state[1], l->packed_e};
+    real *all[] = {l->packed_V,        l->packed_W,      l->packed_x,
+                   l->packed_z,        l->packed_dV,     l->packed_dW,
+                   l->packed_da[0],    l->packed_da[1],  l->packed_state[0],
+                   l->packed_state[1], l->record.squares};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
+    free(l->record.norms);
+    free(l->record.counts);
     for (int i = 0; i < MOST_THREADS; i++)
         free(l->dead_now[i]);
 }
@@ -231,15 +237,6 @@ static void forward_loop(void *ctx, int tid, int n)
     }
 }
 
-/* Measure the errors of cells [low, high) after the first of a chunk. */
-static void record_errors(layer *l, chunk at, ptrdiff_t low, ptrdiff_t high, int tid)
-{
-    const ptrdiff_t first = at.t0 * l->B;
-    l->k->flow_record(&l->cell, &l->flow, low, high, l->z + (l->B + first) * l->H,
-                      l->packed_e, l->chunk_panel, l->norms + first,
-                      l->saturated + first, l->dead_now[tid]);
-}
-
 /* 2. forward was z[t] <- sigma(a[t]), a[t] = .. + z[t-1] V, so now
  *    da[t] <- (dz[t] + da[t+1] V^T) sigma'(z[t]) */
 static void backward_steps(layer *l, chunk at, real *da, int tid, int n)
@@ -248,31 +245,37 @@ static void backward_steps(layer *l, chunk at, real *da, int tid, int n)
     const ptrdiff_t T = l->T, B = l->B, H = l->H, P = k->panel;
     bptt_share mine = bptt_share_step(&l->plan, B, H, P, k->tile_rows, tid, n);
     let_begin(l, &mine, tid, n);
-    const int walks = B == 1 && n == 1 && !l->records && k->walks(&l->cell);
+    const int walks = B == 1 && n == 1 && k->walks(&l->cell);
+    const ptrdiff_t R = (at.t1 - at.t0) * B;
+    bptt_record record = l->record;
+    record.dead = l->dead_now[tid];
     for (ptrdiff_t t = at.t1; t > at.t0; t--) {
         const ptrdiff_t r = (t - 1 - at.t0) * B;
         const real *dz = l->dz ? l->dz + (t - 1) * B * H : NULL;
+        record.row = r;
         if (t == T && l->dz_last)
             dz = l->dz_last;
         if (walks && t < T) {
             k->walk_backward(&l->cell, t - at.t0, l->packed_state[(t + 1) & 1], dz,
                              l->z + t * H, l->packed_state[(at.t0 + 1) & 1], da + r * P,
-                             l->chunk_panel, NULL);
+                             l->chunk_panel, l->records ? &record : NULL);
             break;
         }
         k->step_backward(&l->cell, mine, t == T ? NULL : l->packed_state[(t + 1) & 1],
                          l->state_panel, dz, l->z + t * B * H, l->packed_state[t & 1],
                          l->state_panel, da + r * P, l->chunk_panel,
-                         l->records ? l->packed_e + r * P : NULL);
+                         l->records ? &record : NULL);
+        if (l->records && l->plan.split == BPTT_ROWS)
+            k->flow_record(&record, H, mine.r0, mine.r1, l->norms + (t - 1) * B,
+                           l->saturated + (t - 1) * B);
         end_step(l, &mine, tid, n);
-        if (l->records && l->plan.split != BPTT_COLUMNS)
-            record_errors(l, at, r + mine.r0, r + mine.r1, tid);
     }
     if (mine.others)
         bptt_barrier_wait(&l->barrier, tid, n);
-    const ptrdiff_t R = (at.t1 - at.t0) * B;
-    if (l->records && l->plan.split == BPTT_COLUMNS)
-        record_errors(l, at, bptt_split(R, tid, n), bptt_split(R, tid + 1, n), tid);
+    record.row = 0;
+    if (l->records && l->plan.split != BPTT_ROWS)
+        k->flow_record(&record, H, bptt_split(R, tid, n), bptt_split(R, tid + 1, n),
+                       l->norms + at.t0 * B, l->saturated + at.t0 * B);
 }
 
 /* 2. and dV <- dV + z[t-1]^T da[t]. 1. forward was x[t] W + b, so now

@@ -1,0 +1,236 @@
+/* Steps of rows that are few and narrow, one row after the other: the same bits as the
+ * tile's. A row that is alone makes many steps in one call.
+ *
+ * Few narrow rows are bound by the latency of one step after the other, so nothing of
+ * them goes through memory but z and da: sums, activation and stores are one function,
+ * row by row, or for a row that is alone step by step: to come here takes 5 ns. What is
+ * known of a row that is `alone` in its batch is known when this is compiled: at H = 16
+ * a step of it takes 37 ns on Zen 3, and would take 49. From NARROW_ROWS on the tile is
+ * as fast, and earlier where V does not stay in L1 from one row to the next. */
+#define narrow_sums        NAME(narrow_sums)
+#define narrow_forward     NAME(narrow_forward)
+#define narrow_backward    NAME(narrow_backward)
+#define narrow_forward_fn  NAME(narrow_forward_fn)
+#define narrow_backward_fn NAME(narrow_backward_fn)
+#define narrow_rows        NAME(narrow_rows)
+#define is_narrow          NAME(is_narrow)
+#define walks              NAME(walks)
+#define walk_forward       NAME(walk_forward)
+#define walk_backward      NAME(walk_backward)
+
+#define NARROW_ROWS (V_REGISTERS == 16 ? 24 : 8)
+
+INLINE ptrdiff_t narrow_rows(ptrdiff_t H)
+{
+    const ptrdiff_t bytes = H * H * (ptrdiff_t)sizeof(real);
+    return bytes <= 16 << 10 ? NARROW_ROWS : bytes <= 40 << 10 ? 3 : 1;
+}
+
+typedef void narrow_forward_fn(const bptt_cell *cell, ptrdiff_t r0, ptrdiff_t r1,
+                               const real *z_prev, ptrdiff_t prev_panel, real *z,
+                               real *z_packed, ptrdiff_t packed_panel);
+typedef void narrow_backward_fn(const bptt_cell *cell, ptrdiff_t r0, ptrdiff_t r1,
+                                const real *da_next, ptrdiff_t next_panel,
+                                const real *g, const real *z, real *da,
+                                ptrdiff_t da_panel, real *da_rows, ptrdiff_t rows_panel,
+                                const bptt_record *record);
+
+INLINE void narrow_sums(const int nv, const bptt_cell *cell, const real *A,
+                        ptrdiff_t a_panel, vreal *sum)
+{
+    const ptrdiff_t H = cell->H, len = step_run(H);
+    row_sums(nv, nv <= 2 ? 4 : 2, A, a_panel, cell->V, H * PANEL, 0, len, H, sum);
+}
+
+INLINE void narrow_forward(const int code, const int nv, const int alone,
+                           const bptt_cell *cell, ptrdiff_t r0, ptrdiff_t r1,
+                           const real *z_prev, ptrdiff_t prev_panel, real *z,
+                           real *z_packed, ptrdiff_t packed_panel)
+{
+    const ptrdiff_t H = cell->H, last = H - (nv - 1) * VLEN;
+    const vreal alpha = v_set1((real)cell->alpha);
+    const vreal beta = v_set1((real)cell->beta);
+    for (ptrdiff_t r = alone ? 0 : r0; r < r1; r++) {
+        real *z_r = z + r * (alone ? cell->z_step : cell->z_row);
+        const real *before = z_prev + r * (alone ? cell->z_step : PANEL);
+        vreal a[ROW_VECTORS];
+        UNROLL
+        for (int v = 0; alone && v < nv; v++)
+            PREFETCH_L1(z_r + 2 * cell->z_step + v * VLEN);
+        UNROLL
+        for (int v = 0; v < nv; v++)
+            a[v] = load_row(z_r + v * VLEN, v < nv - 1 ? VLEN : last);
+        narrow_sums(nv, cell, before, alone ? PANEL : prev_panel, a);
+        UNROLL
+        for (int v = 0; v < nv; v++) {
+            a[v] = v_sigma(code, a[v], alpha, beta);
+            store_row(z_r + v * VLEN, a[v], v < nv - 1 ? VLEN : last);
+        }
+        if (!alone) {
+            real *packed = z_packed + r * PANEL;
+            UNROLL
+            for (int v = 0; v < nv; v++)
+                v_store(packed + v / 2 * packed_panel + v % 2 * VLEN, a[v]);
+        }
+    }
+}
+
+INLINE void narrow_backward(const int code, const int nv, const int alone,
+                            const bptt_cell *cell, ptrdiff_t r0, ptrdiff_t r1,
+                            const real *da_next, ptrdiff_t next_panel, const real *g,
+                            const real *z, real *da, ptrdiff_t da_panel, real *da_rows,
+                            ptrdiff_t rows_panel, const bptt_record *record)
+{
+    const ptrdiff_t H = cell->H, last = H - (nv - 1) * VLEN;
+    const vreal alpha = v_set1((real)cell->alpha);
+    const vreal beta = v_set1((real)cell->beta);
+    const vreal low = v_set1(record ? (real)record->threshold : 0);
+    const vmask lanes = tail_lanes(last);
+    vreal least = v_set1((real)INFINITY);
+    for (ptrdiff_t r = alone ? 0 : r0; r < r1; r++) {
+        const ptrdiff_t packed = alone ? -r * PANEL : r * PANEL;
+        const real *z_r = z + (alone ? -r * cell->z_step : r * cell->z_row);
+        const real *g_r = g ? g + (alone ? -r * cell->g_step : r * cell->g_row) : NULL;
+        const real *next = alone     ? (r ? da : da_next)
+                           : da_next ? da_next + packed
+                                     : NULL;
+        real *da_r = alone ? da : da + packed, *rows = da_rows + packed;
+        vreal e[ROW_VECTORS], d[ROW_VECTORS];
+        UNROLL
+        for (int v = 0; alone && v < nv; v++) {
+            PREFETCH_L1(z_r - 2 * cell->z_step + v * VLEN);
+            if (g)
+                PREFETCH_L1(g_r - 2 * cell->g_step + v * VLEN);
+        }
+        UNROLL
+        for (int v = 0; v < nv; v++) {
+            const ptrdiff_t n = v < nv - 1 ? VLEN : last;
+            e[v] = g ? load_row(g_r + v * VLEN, n) : v_zero();
+            d[v] = v_dsigma(code, load_row(z_r + v * VLEN, n), alpha, beta);
+        }
+        if (next)
+            narrow_sums(nv, cell, next, alone ? PANEL : next_panel, e);
+        UNROLL
+        for (int v = 0; v < nv; v++) {
+            vreal a = v_mul(e[v], d[v]);
+            v_store(da_r + v / 2 * (alone ? PANEL : da_panel) + v % 2 * VLEN, a);
+            v_store(rows + v / 2 * rows_panel + v % 2 * VLEN, a);
+        }
+        if (record) { /* behind da, for which the next step waits */
+            real *dead = record->dead;
+            vreal sum[ROW_VECTORS];
+            UNROLL
+            for (int v = 0; FLAT(code) && v < nv; v++)
+                sum[v] = v_load(dead + v * VLEN);
+            record_row(code, nv, record, record->row + (alone ? -r : r), lanes, low, e,
+                       d, sum, &least);
+            UNROLL
+            for (int v = 0; FLAT(code) && v < nv; v++)
+                v_store(dead + v * VLEN, sum[v]);
+        }
+    }
+    if (record && !FLAT(code) && v_count(v_eq(least, v_zero())) > 0) {
+        const ptrdiff_t row = alone ? -cell->z_step : cell->z_row;
+        const ptrdiff_t first = alone ? 0 : r0;
+        NAME(record_dead_fn) *const look = NAME(record_dead_fns)[code];
+        look(cell, 0, r1 - first, H, z + first * row, row, record->dead);
+    }
+}
+
+/* Of the activations in everyday use; the others take the general path, to the same
+ * bits. How many vectors a row has is known as well. */
+#define WIDTHS(CASE, code, alone)          \
+    switch ((cell->H + VLEN - 1) / VLEN) { \
+        CASE(1, code, alone)               \
+        CASE(2, code, alone)               \
+        CASE(3, code, alone)               \
+        CASE(4, code, alone)               \
+        CASE(5, code, alone)               \
+        CASE(6, code, alone)               \
+        CASE(7, code, alone)               \
+        CASE(8, code, alone)               \
+    }
+#define FORWARD(nv, code, alone)                                                       \
+    case nv:                                                                           \
+        narrow_forward(code, nv, alone, cell, r0, r1, z_prev, prev_panel, z, z_packed, \
+                       packed_panel);                                                  \
+        break;
+#define BACKWARD(nv, code, alone)                                                     \
+    case nv:                                                                          \
+        narrow_backward(code, nv, alone, cell, r0, r1, da_next, next_panel, g, z, da, \
+                        da_panel, da_rows, rows_panel, record);                       \
+        break;
+#define NARROW(code, alone)                                                     \
+    static void NAME(narrow_forward_##alone##_##code)(                          \
+        const bptt_cell *cell, ptrdiff_t r0, ptrdiff_t r1, const real *z_prev,  \
+        ptrdiff_t prev_panel, real *z, real *z_packed, ptrdiff_t packed_panel)  \
+    {                                                                           \
+        WIDTHS(FORWARD, code, alone)                                            \
+    }                                                                           \
+    static void NAME(narrow_backward_##alone##_##code)(                         \
+        const bptt_cell *cell, ptrdiff_t r0, ptrdiff_t r1, const real *da_next, \
+        ptrdiff_t next_panel, const real *g, const real *z, real *da,           \
+        ptrdiff_t da_panel, real *da_rows, ptrdiff_t rows_panel,                \
+        const bptt_record *record)                                              \
+    {                                                                           \
+        WIDTHS(BACKWARD, code, alone)                                           \
+    }
+#define NARROWS(alone)                                                             \
+    NARROW(BPTT_IDENTITY, alone) /* what ends with the error itself: flow.inc.h */ \
+    NARROW(BPTT_SIGMOID, alone)                                                    \
+    NARROW(BPTT_TANH, alone)                                                       \
+    NARROW(BPTT_RELU, alone)
+NARROWS(0)
+NARROWS(1)
+#define ENTRY(alone, code) [alone][code] = NAME(narrow_forward_##alone##_##code)
+#define ENTRIES(alone)                                                                \
+    ENTRY(alone, BPTT_IDENTITY), ENTRY(alone, BPTT_SIGMOID), ENTRY(alone, BPTT_TANH), \
+        ENTRY(alone, BPTT_RELU)
+static narrow_forward_fn *const NAME(narrow_forward_fns)[2][BPTT_ACTIVATION_COUNT] = {
+    ENTRIES(0), ENTRIES(1)};
+#undef ENTRY
+#define ENTRY(alone, code) [alone][code] = NAME(narrow_backward_##alone##_##code)
+static narrow_backward_fn *const NAME(narrow_backward_fns)[2][BPTT_ACTIVATION_COUNT] = {
+    ENTRIES(0), ENTRIES(1)};
+#undef ENTRY
+#undef ENTRIES
+#undef NARROWS
+#undef NARROW
+#undef BACKWARD
+#undef FORWARD
+#undef WIDTHS
+
+INLINE int is_narrow(const bptt_cell *cell, bptt_share share)
+{
+    const ptrdiff_t rows = share.r1 - share.r0;
+    /* A division less: 2 ns of a step of 36. */
+    const ptrdiff_t tiles = rows == 1 ? 1 : bptt_row_tiles(rows, TILE_ROWS);
+    return NAME(narrow_forward_fns)[0][cell->activation] && rows > 0 &&
+           cell->H <= ROW_VECTORS * VLEN &&
+           (rows == 1 || rows <= narrow_rows(cell->H)) && share.u0 == 0 &&
+           share.u1 == tiles * bptt_panels(cell->H, PANEL);
+}
+
+/* Whether a row that is alone goes through steps in one call of the next two. */
+static int walks(const bptt_cell *cell)
+{
+    return NAME(narrow_forward_fns)[1][cell->activation] &&
+           cell->H <= ROW_VECTORS * VLEN;
+}
+
+/* Steps of a row that is alone, from z - z_step on: z[t] = sigma(a[t] + z[t-1] V). */
+static void walk_forward(const bptt_cell *cell, ptrdiff_t steps, real *z)
+{
+    NAME(narrow_forward_fns)
+    [1][cell->activation](cell, 0, steps, z - cell->z_step, PANEL, z, NULL, 0);
+}
+
+/* Steps back, where z, g and the chunk's rows are those of the first one made. */
+static void walk_backward(const bptt_cell *cell, ptrdiff_t steps, const real *da_next,
+                          const real *g, const real *z, real *da, real *da_rows,
+                          ptrdiff_t rows_panel, const bptt_record *record)
+{
+    NAME(narrow_backward_fns)
+    [1][cell->activation](cell, 0, steps, da_next, PANEL, g, z, da, PANEL, da_rows,
+                          rows_panel, record);
+}

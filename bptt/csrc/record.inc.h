@@ -1,0 +1,251 @@
+/* What is measured of the error of a step, where it is at hand. The contracts are in
+ * README.md.
+ *
+ * Of a row of e, panel by panel, for columns are shared in panels:
+ *
+ *     squares   of the entries, summed lane by lane as reals, which errs no more than e
+ *               itself has been rounded; then the lanes
+ *     counts    units where |sigma'| is below the threshold
+ *
+ * and flow_record adds up the panels of whole rows. Where squares leave the range of
+ * reals, or nearly so, a panel has its norm instead, and NaN for its squares.
+ */
+#define record_panel   NAME(record_panel)
+#define record_row     NAME(record_row)
+#define record_tile    NAME(record_tile)
+#define record_dead    NAME(record_dead)
+#define record_outside NAME(record_outside)
+#define norm_of_panels NAME(norm_of_panels)
+#define tail_lanes     NAME(tail_lanes)
+#define flow_record    NAME(flow_record)
+#define LANES          NAME(LANES)
+#define SCALE          NAME(SCALE)
+#define SUM_SMALL      NAME(SUM_SMALL)
+
+#ifndef FLAT
+#include <float.h>
+/* Brings the smallest entries to where their squares are normal numbers, and its
+ * inverse the largest to where they are finite. */
+#define SCALE_f32 0x1p96
+#define SCALE_f64 0x1p704
+/* Of a sum of at least so much for each term, what is lost with squares that are no
+ * normal numbers is less than its rounding. */
+#define SUM_SMALL_f32 ((double)FLT_MIN / FLT_EPSILON)
+#define SUM_SMALL_f64 (DBL_MIN / DBL_EPSILON)
+/* Activations under which units are often dead: sigma' is 0 on a whole piece. */
+#define FLAT(code)                                             \
+    ((code) == BPTT_RELU || (code) == BPTT_THRESHOLDED_RELU || \
+     (code) == BPTT_HARD_SIGMOID)
+#endif
+
+static const real LANES[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
+/* The first n lanes, or all. */
+INLINE vmask tail_lanes(ptrdiff_t n)
+{
+    return v_lt(v_load(LANES), v_set1((real)n));
+}
+
+/* The norm of a panel whose squares are not to be trusted. */
+static void record_outside(const bptt_record *x, ptrdiff_t at, vreal e0, vreal e1,
+                           real squares)
+{
+    const double scale = squares < 1 ? SCALE : 1 / SCALE;
+    const vreal factor = v_set1((real)scale);
+    e0 = v_mul(e0, factor);
+    e1 = v_mul(e1, factor);
+    x->norms[at] = sqrt((double)v_reduce_add(v_fma(e1, e1, v_mul(e0, e0)))) / scale;
+    ((real *)x->squares)[at] = (real)NAN;
+}
+
+/* Of a panel of a row, whose measures stand at `at`: e and |sigma'| in nv vectors, 0
+ * and infinity past the end. dead += 1 where sigma' is 0, if that is often so; else
+ * the least |sigma'| is kept, and tells whether to look for them. */
+INLINE void record_panel(const int code, const int nv, const bptt_record *x,
+                         ptrdiff_t at, const vreal *e, const vreal *d, vreal low,
+                         vreal *dead, vreal *least)
+{
+    vreal sum = v_mul(e[0], e[0]);
+    if (nv == 2)
+        sum = v_fma(e[1], e[1], sum);
+    int count = 0;
+    UNROLL
+    for (int v = 0; v < nv; v++) {
+        count += v_count(v_lt(d[v], low));
+        if (FLAT(code))
+            dead[v] =
+                v_add(dead[v], v_select(v_eq(d[v], v_zero()), v_set1(1), v_zero()));
+        else
+            *least = v_min(d[v], *least); /* in this order a NaN is passed over */
+    }
+    const real squares = v_reduce_add(sum);
+    x->counts[at] = count;
+    if (squares >= (real)(2 * VLEN * SUM_SMALL) && squares < (real)INFINITY)
+        ((real *)x->squares)[at] = squares;
+    else
+        record_outside(x, at, e[0], nv == 2 ? e[1] : v_zero(), squares);
+}
+
+/* Of a row, the nv vectors of e and sigma', of the last one these lanes. */
+INLINE void record_row(const int code, const int nv, const bptt_record *x, ptrdiff_t at,
+                       vmask lanes, vreal low, vreal *e, vreal *d, vreal *dead,
+                       vreal *least)
+{
+    UNROLL
+    for (int v = 0; v < nv; v++)
+        if (code != BPTT_TANH && code != BPTT_SIGMOID) /* never negative */
+            d[v] = v_abs(d[v]);
+    e[nv - 1] = v_select(lanes, e[nv - 1], v_zero());
+    d[nv - 1] = v_select(lanes, d[nv - 1], v_set1((real)INFINITY));
+    UNROLL
+    for (int v = 0; v < nv; v += 2)
+        record_panel(code, nv - v == 1 ? 1 : 2, x, at + v / 2 * x->stride, e + v, d + v,
+                     low, dead + v, least);
+}
+
+/* dead += 1 where sigma' is 0, of m rows of z, and n columns from c. */
+INLINE void record_dead(const int code, const bptt_cell *cell, ptrdiff_t c0,
+                        ptrdiff_t m, ptrdiff_t n, const real *z, ptrdiff_t z_row,
+                        real *dead)
+{
+    const vreal alpha = v_set1((real)cell->alpha), beta = v_set1((real)cell->beta);
+    for (ptrdiff_t c = c0; c < c0 + n; c += VLEN) {
+        const ptrdiff_t last = c0 + n - c < VLEN ? c0 + n - c : VLEN;
+        vreal sum = v_load(dead + c);
+        for (ptrdiff_t r = 0; r < m; r++) {
+            vreal d = v_dsigma(code, load_row(z + r * z_row + c, last), alpha, beta);
+            sum = v_add(sum, v_select(v_eq(d, v_zero()), v_set1(1), v_zero()));
+        }
+        v_store(dead + c, sum);
+    }
+}
+
+typedef void NAME(record_dead_fn)(const bptt_cell *cell, ptrdiff_t c, ptrdiff_t m,
+                                  ptrdiff_t n, const real *z, ptrdiff_t z_row,
+                                  real *dead);
+#define EACH(f) f(0) f(1) f(2) f(3) f(4) f(5) f(6) f(7) f(8) f(9) f(10) f(11)
+#define RECORD(code)                                                              \
+    static void NAME(record_dead_##code)(const bptt_cell *cell, ptrdiff_t c,      \
+                                         ptrdiff_t m, ptrdiff_t n, const real *z, \
+                                         ptrdiff_t z_row, real *dead)             \
+    {                                                                             \
+        record_dead(code, cell, c, m, n, z, z_row, dead);                         \
+    }
+EACH(RECORD)
+#undef RECORD
+#define ENTRY(code) NAME(record_dead_##code),
+static NAME(record_dead_fn) *const
+    NAME(record_dead_fns)[BPTT_ACTIVATION_COUNT] = {EACH(ENTRY)};
+#undef ENTRY
+
+/* Of m rows from row r0 of a step on, n columns from c0, where a panel begins: e packed
+ * and z from there. */
+INLINE void record_tile(const int code, const bptt_cell *cell, const bptt_record *x,
+                        ptrdiff_t r0, ptrdiff_t c0, ptrdiff_t m, ptrdiff_t n,
+                        const real *z, const real *e, ptrdiff_t e_panel)
+{
+    const vreal alpha = v_set1((real)cell->alpha), beta = v_set1((real)cell->beta);
+    const vreal low = v_set1((real)x->threshold);
+    vreal least = v_set1((real)INFINITY);
+    for (ptrdiff_t c = 0; c < n; c += PANEL) {
+        const ptrdiff_t left = n - c, at = (c0 + c) / PANEL * x->stride + x->row + r0;
+        const vmask lanes = tail_lanes(left > VLEN ? left - VLEN : left);
+        real *dead = (real *)x->dead + c0 + c;
+        vreal sum[2] = {v_load(dead), left > VLEN ? v_load(dead + VLEN) : v_zero()};
+        for (ptrdiff_t r = 0; r < m; r++) {
+            const real *z_r = z + r * cell->z_row + c;
+            const real *e_r = e + c / PANEL * e_panel + r * PANEL;
+            vreal a[2], d[2];
+            if (left > VLEN) {
+                const ptrdiff_t last = left < PANEL ? left - VLEN : VLEN;
+                a[0] = v_load(e_r), a[1] = v_load(e_r + VLEN);
+                d[0] = v_dsigma(code, v_load(z_r), alpha, beta);
+                d[1] = v_dsigma(code, load_row(z_r + VLEN, last), alpha, beta);
+                record_row(code, 2, x, at + r, lanes, low, a, d, sum, &least);
+            } else {
+                a[0] = v_load(e_r);
+                d[0] = v_dsigma(code, load_row(z_r, left), alpha, beta);
+                record_row(code, 1, x, at + r, lanes, low, a, d, sum, &least);
+            }
+        }
+        if (FLAT(code)) {
+            v_store(dead, sum[0]);
+            if (left > VLEN)
+                v_store(dead + VLEN, sum[1]);
+        }
+    }
+    if (!FLAT(code) && v_count(v_eq(least, v_zero())) > 0)
+        record_dead(code, cell, 0, m, n, z, cell->z_row, (real *)x->dead + c0);
+}
+
+typedef void NAME(record_tile_fn)(const bptt_cell *cell, const bptt_record *x,
+                                  ptrdiff_t r, ptrdiff_t c, ptrdiff_t m, ptrdiff_t n,
+                                  const real *z, const real *e, ptrdiff_t e_panel);
+#define RECORD(code)                                                               \
+    static void NAME(record_tile_##code)(                                          \
+        const bptt_cell *cell, const bptt_record *x, ptrdiff_t r, ptrdiff_t c,     \
+        ptrdiff_t m, ptrdiff_t n, const real *z, const real *e, ptrdiff_t e_panel) \
+    {                                                                              \
+        record_tile(code, cell, x, r, c, m, n, z, e, e_panel);                     \
+    }
+EACH(RECORD)
+#undef RECORD
+#define ENTRY(code) NAME(record_tile_##code),
+static NAME(record_tile_fn) *const
+    NAME(record_tile_fns)[BPTT_ACTIVATION_COUNT] = {EACH(ENTRY)};
+#undef ENTRY
+#undef EACH
+
+/* The norm of a row of which a panel has left the range of squares, or all together. */
+static double norm_of_panels(const bptt_record *x, ptrdiff_t panels, ptrdiff_t r)
+{
+    double most = 0, total = 0, sum = 0;
+    for (int again = 0; again < 2; again++) {
+        for (ptrdiff_t p = 0; p < panels; p++) {
+            const double squares =
+                (double)((const real *)x->squares)[p * x->stride + r];
+            const double norm =
+                squares != squares ? x->norms[p * x->stride + r] : sqrt(squares);
+            if (again) {
+                sum += norm / most * (norm / most);
+            } else {
+                most = norm > most ? norm : most;
+                total += norm;
+            }
+        }
+        if (most == 0 || most == INFINITY || total != total)
+            return total;
+    }
+    return most * sqrt(sum);
+}
+
+static void flow_record(const bptt_record *x, ptrdiff_t H, ptrdiff_t r0, ptrdiff_t r1,
+                        double *norms, int32_t *saturated)
+{
+    const ptrdiff_t panels = bptt_panels(H, PANEL);
+    const vreal none = v_set1((real)INFINITY);
+    for (ptrdiff_t r = r0; r < r1; r += VLEN) {
+        const ptrdiff_t n = r1 - r < VLEN ? r1 - r : VLEN;
+        const real *squares = (const real *)x->squares + x->row + r;
+        vreal sum = load_row(squares, n);
+        for (ptrdiff_t p = 1; p < panels; p++)
+            sum = v_add(sum, load_row(squares + p * x->stride, n));
+        real norm[VLEN];
+        v_store(norm, v_sqrt(sum));
+        if (n == VLEN)
+            for (int i = 0; i < VLEN; i++)
+                norms[r + i] = (double)norm[i];
+        for (ptrdiff_t i = 0; n < VLEN && i < n; i++)
+            norms[r + i] = (double)norm[i];
+        if (v_count(v_lt(sum, none)) < VLEN)
+            for (ptrdiff_t i = 0; i < n; i++)
+                if (!(norm[i] < (real)INFINITY))
+                    norms[r + i] = norm_of_panels(x, panels, x->row + r + i);
+    }
+    int32_t *restrict all = saturated + r0;
+    const int32_t *restrict counts = x->counts + x->row + r0;
+    memcpy(all, counts, (size_t)(r1 - r0) * sizeof *all);
+    for (ptrdiff_t p = 1; p < panels; p++)
+        for (ptrdiff_t i = 0; i < r1 - r0; i++)
+            all[i] += counts[p * x->stride + i];
+}
