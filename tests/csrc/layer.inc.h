@@ -247,6 +247,7 @@ static void backward_steps(layer *l, chunk at, real *da, int tid, int n)
     let_begin(l, &mine, tid, n);
     const int walks = B == 1 && n == 1 && k->walks(&l->cell);
     const ptrdiff_t R = (at.t1 - at.t0) * B;
+    const int own = l->plan.split == BPTT_ROWS && n > 1;
     bptt_record record = l->record;
     record.dead = l->dead_now[tid];
     for (ptrdiff_t t = at.t1; t > at.t0; t--) {
@@ -265,7 +266,7 @@ static void backward_steps(layer *l, chunk at, real *da, int tid, int n)
                          l->state_panel, dz, l->z + t * B * H, l->packed_state[t & 1],
                          l->state_panel, da + r * P, l->chunk_panel,
                          l->records ? &record : NULL);
-        if (l->records && l->plan.split == BPTT_ROWS)
+        if (l->records && own)
             k->flow_record(&record, H, mine.r0, mine.r1, l->norms + (t - 1) * B,
                            l->saturated + (t - 1) * B);
         end_step(l, &mine, tid, n);
@@ -273,7 +274,7 @@ static void backward_steps(layer *l, chunk at, real *da, int tid, int n)
     if (mine.others)
         bptt_barrier_wait(&l->barrier, tid, n);
     record.row = 0;
-    if (l->records && l->plan.split != BPTT_ROWS)
+    if (l->records && !own)
         k->flow_record(&record, H, bptt_split(R, tid, n), bptt_split(R, tid + 1, n),
                        l->norms + at.t0 * B, l->saturated + at.t0 * B);
 }
