@@ -118,14 +118,15 @@ INLINE void narrow_backward(const int code, const int nv, const int alone,
         }
         if (record) { /* behind da, for which the next step waits */
             real *dead = record->dead;
+            const int counts = FLAT(code) ? nv : 0;
             vreal sum[ROW_VECTORS];
             UNROLL
-            for (int v = 0; FLAT(code) && v < nv; v++)
+            for (int v = 0; v < counts; v++)
                 sum[v] = v_load(dead + v * VLEN);
             record_row(code, nv, record, record->row + (alone ? -r : r), lanes, low, e,
                        d, sum, &least);
             UNROLL
-            for (int v = 0; FLAT(code) && v < nv; v++)
+            for (int v = 0; v < counts; v++)
                 v_store(dead + v * VLEN, sum[v]);
         }
     }
