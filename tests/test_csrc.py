@@ -234,8 +234,8 @@ PLANTED = {
     ),
     "a panel of an error is measured in another's place": (
         "record.inc.h",
-        "at + v / 2 * x->stride",
-        "at",
+        "at = (c0 + c) / PANEL * x->stride",
+        "at = c / PANEL * x->stride",
     ),
     "a row is left to nobody": (
         "plan.c",
