@@ -233,7 +233,9 @@ cdef void backward_steps(
     cdef void *states[2]
     states[0], states[1] = packed_state(l, 0, tid), packed_state(l, 1, tid)
     record.dead = at(l, l.dead_now, tid * l.dead_stride)
-    get_states(l, c, tid, n)
+    if l.first != NULL:
+        get_states(l, c, tid, n)
+        meet(l, tid, n)
     cell.B = rows_of(l, t1 - 1)
     mine = share_step(&l.plan, cell.B, H, P, k.tile_rows, tid, n)
     if l.clips:
@@ -327,6 +329,10 @@ cdef void backward_products(
             if l.dx != NULL and l.place == NULL:
                 k.gemm(mine, I, H, at(l, da, r * P), panel, l.packed_W, NULL,
                        row_after(l, l.dx, x0 + r, l.dx_row), l.dx_row)
+            elif l.dx != NULL:
+                k.gemm(mine, I, H, at(l, da, r * P), panel, l.packed_W, NULL,
+                       at(l, l.cells_dx, r * I), I)
+                put_dx(l, x0, r + mine.r0, r + mine.r1)
         r = 0
     else:
         pack_states(l, k, c, split(R, tid, n), split(R, tid + 1, n))
@@ -349,18 +355,18 @@ cdef void backward_products(
             r += many
     if l.db != NULL:
         k.sum_rows(p0, p1, H, R, da, panel, l.db)
-    if l.dx != NULL and l.place == NULL and not own:
+    if own or l.dx == NULL:
+        pass
+    elif l.place == NULL:
         many, r = rows_together(l, R), 0
         while r < R:
             k.gemm(share_gemm(many, I, P, k.tile_rows, tid, n), I, H, at(l, da, r * P),
                    panel, l.packed_W, NULL, row_after(l, l.dx, x0 + r, l.dx_row),
                    -l.dx_row if l.back and l.B == 1 else l.dx_row)
             r += many
-    elif l.place != NULL and l.dx != NULL:
+    else:
         k.gemm(share_gemm(R, I, P, k.tile_rows, tid, n), I, H, da, panel,
                l.packed_W, NULL, l.cells_dx, I)
+        meet(l, tid, n)
+        put_dx(l, x0, split(R, tid, n), split(R, tid + 1, n))
     meet(l, tid, n)
-    if l.place != NULL and l.dx != NULL:
-        for r in range(split(R, tid, n), split(R, tid + 1, n)):
-            memcpy(at(l, l.dx, l.place[x0 + r] * l.dx_row), at(l, l.cells_dx, r * I),
-                   I * l.itemsize)

@@ -112,7 +112,8 @@ cdef void forward_loop(Layer *l, const Kernels *k, int tid, int n) noexcept nogi
                 return
             forward_steps(l, k, c, tid, n)
             if l.first != NULL:
-                meet(l, tid, n)
+                if not own_products(l, n):
+                    meet(l, tid, n)
                 put_states(l, c, tid, n)
                 meet(l, tid, n)
 

@@ -183,31 +183,56 @@ cdef void take_first(Layer *l, int tid, int n) noexcept nogil:
 
 
 cdef void put_states(Layer *l, Py_ssize_t c, int tid, int n) noexcept nogil:
-    """Copy the states of a chunk from the buffer to their places."""
-    cdef Py_ssize_t H = l.H, c0 = cells_before(l, start_of(l, c)), r
-    cdef Py_ssize_t R = cells_before(l, start_of(l, c + 1)) - c0
-    cdef Py_ssize_t end = c0 + split(R, tid + 1, n)
-    if l.first != NULL:
-        for r in range(c0 + split(R, tid, n), end):
-            if r + AHEAD < end:
-                fetch(state_row(l, r + AHEAD), H * l.itemsize, 1)
-            memcpy(at(l, l.z, place_of(l, r) * l.z_row),
-                   at(l, states_of(l, c), (l.B + r) * H), H * l.itemsize)
+    """Copy the states of a chunk from the buffer to their places: those of its own rows
+    a thread has in its cache."""
+    cdef Py_ssize_t t, t0 = start_of(l, c), t1 = start_of(l, c + 1)
+    if l.first == NULL:
+        return
+    if own_products(l, n):
+        for t in range(t0, t1):
+            copy_states(l, c, cells_before(l, t), rows_of(l, t), tid, n, True)
+    else:
+        copy_states(l, c, cells_before(l, t0), cells_before(l, t1) - cells_before(l, t0),
+                    tid, n, True)
 
 
 cdef void get_states(Layer *l, Py_ssize_t c, int tid, int n) noexcept nogil:
     """Copy the states of a chunk, and of the step before it, into the buffer."""
-    cdef Py_ssize_t H = l.H, t0 = start_of(l, c), r
-    cdef Py_ssize_t c0 = state_before(l, t0) - l.B
-    cdef Py_ssize_t R = cells_before(l, start_of(l, c + 1)) - c0
-    cdef Py_ssize_t end = c0 + split(R, tid + 1, n)
-    if l.first != NULL:
-        for r in range(c0 + split(R, tid, n), end):
-            if r + AHEAD < end:
-                fetch(state_row(l, r + AHEAD), H * l.itemsize, 0)
-            memcpy(at(l, states_of(l, c), (l.B + r) * H), state_row(l, r),
-                   H * l.itemsize)
-        meet(l, tid, n)
+    cdef Py_ssize_t t, t0 = start_of(l, c), t1 = start_of(l, c + 1)
+    cdef Py_ssize_t before = state_before(l, t0) - l.B
+    if own_products(l, n):
+        copy_states(l, c, before, cells_before(l, t0) - before, tid, n, False)
+        for t in range(t0, t1):
+            copy_states(l, c, cells_before(l, t), rows_of(l, t), tid, n, False)
+    else:
+        copy_states(l, c, before, cells_before(l, t1) - before, tid, n, False)
+
+
+cdef void copy_states(
+    Layer *l, Py_ssize_t c, Py_ssize_t c0, Py_ssize_t R, int tid, int n, bint put,
+) noexcept nogil:
+    """Copy this thread's share of the states of R cells from c0 on, between the buffer
+    of chunk c and their places."""
+    cdef Py_ssize_t H = l.H, r, end = c0 + split(R, tid + 1, n)
+    cdef Py_ssize_t last = cells_before(l, start_of(l, c + 1))
+    cdef Py_ssize_t ahead = R if own_products(l, n) else AHEAD
+    cdef void *held
+    for r in range(c0 + split(R, tid, n), end):
+        held = at(l, states_of(l, c), (l.B + r) * H)
+        if r + ahead < last:
+            fetch(state_row(l, r + ahead), H * l.itemsize, put)
+        if put:
+            memcpy(<void *> state_row(l, r), held, H * l.itemsize)
+        else:
+            memcpy(held, state_row(l, r), H * l.itemsize)
+
+
+cdef void put_dx(Layer *l, Py_ssize_t x0, Py_ssize_t r0, Py_ssize_t r1) noexcept nogil:
+    """Copy dx of a chunk's cells from r0 to r1, of which cell 0 is x0, to its places."""
+    cdef Py_ssize_t r
+    for r in range(r0, r1):
+        memcpy(at(l, l.dx, l.place[x0 + r] * l.dx_row), at(l, l.cells_dx, r * l.I),
+               l.I * l.itemsize)
 
 
 cdef inline const void *error_row(const Layer *l, Py_ssize_t cell) noexcept nogil:
