@@ -61,7 +61,8 @@ class Builder:
         return self._link("driver", [(path,) for path in sorted(self.csrc.glob("*.c"))])
 
     def calls(self):
-        return self._link("calls", [(self.csrc / "pool.c",)])
+        units = [(self.csrc / "pool.c",), (self.csrc / "barrier.c",)]
+        return self._link("calls", units)
 
     def of_functions(self, *names):
         units = [(PROGRAMS / "isas.c",)]
@@ -243,7 +244,7 @@ PLANTED = {
         "{bptt_split(B, tid, n), bptt_split(B, tid + 1, n) - (n == 3), 0, 0};",
     ),
     "threads do not meet": (
-        "pool.c",
+        "barrier.c",
         "    for (int i = 0; i < nthreads; i++) {\n        waiting w",
         "    for (int i = 0; i < nthreads - 1; i++) {\n        waiting w",
     ),

@@ -4,19 +4,16 @@
  * with those that say in time that they have come.
  */
 #if !defined(_WIN32) && !defined(_GNU_SOURCE)
-#define _GNU_SOURCE 1 /* clock, yield and signal masks under -std=c11 */
+#define _GNU_SOURCE 1 /* processors and signal masks under -std=c11 */
 #endif
-#include "pool.h"
-
 #include "dispatch.h"
+#include "waiting.h"
 
 #include <limits.h>
 #include <math.h>
 #include <string.h>
 
 #if defined(_WIN32)
-#define WIN32_LEAN_AND_MEAN
-#include <windows.h>
 typedef SRWLOCK lock_type;
 typedef CONDITION_VARIABLE signal_type;
 #define LOCK_INIT         SRWLOCK_INIT
@@ -25,13 +22,9 @@ typedef CONDITION_VARIABLE signal_type;
 #define lock_give(l)      ReleaseSRWLockExclusive(l)
 #define signal_wait(s, l) SleepConditionVariableSRW(s, l, INFINITE, 0)
 #define signal_all(s)     WakeAllConditionVariable(s)
-#define thread_yield()    SwitchToThread()
-#define thread_nap()      Sleep(1)
 #else
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
-#include <time.h>
 typedef pthread_mutex_t lock_type;
 typedef pthread_cond_t signal_type;
 #define LOCK_INIT         PTHREAD_MUTEX_INITIALIZER
@@ -40,55 +33,8 @@ typedef pthread_cond_t signal_type;
 #define lock_give(l)      pthread_mutex_unlock(l)
 #define signal_wait(s, l) pthread_cond_wait(s, l)
 #define signal_all(s)     pthread_cond_broadcast(s)
-#define thread_yield()    sched_yield()
-#define thread_nap()      nanosleep(&(struct timespec){0, 50000}, NULL)
 #endif
 
-#if defined(_MSC_VER) && !defined(__clang__)
-#define counter_load(c)             (*(c))
-#define counter_store(c, value)     ((void)_InterlockedExchange(c, value))
-#define counter_swap(c, value)      _InterlockedExchange(c, value)
-#define counter_change(c, from, to) (_InterlockedCompareExchange(c, to, from) == (from))
-#else
-#define counter_load(c)         atomic_load_explicit(c, memory_order_acquire)
-#define counter_store(c, value) atomic_store_explicit(c, value, memory_order_release)
-#define counter_swap(c, value)  atomic_exchange(c, value)
-#define counter_change(c, from, to) atomic_compare_exchange_strong(c, &(long){from}, to)
-#endif
-
-#if defined(_MSC_VER)
-#define THREAD_LOCAL __declspec(thread)
-#else
-#define THREAD_LOCAL _Thread_local
-#endif
-
-#if defined(__x86_64__) || defined(_M_X64)
-#include <immintrin.h>
-#define relax() _mm_pause()
-#elif defined(__aarch64__) && defined(__GNUC__)
-#define relax() __asm__ volatile("yield")
-#else
-#define relax() ((void)0)
-#endif
-
-double bptt_seconds(void)
-{
-#if defined(_WIN32)
-    LARGE_INTEGER ticks, rate;
-    QueryPerformanceCounter(&ticks);
-    QueryPerformanceFrequency(&rate);
-    return (double)ticks.QuadPart / (double)rate.QuadPart;
-#else
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-#endif
-}
-
-/* Turns of a waiting loop: some microseconds of spinning, then the processor is offered
- * to others, for the thread that is waited for may need this very one, then naps. */
-#define SPINS  200
-#define YIELDS 5000
 /* Turns that an idle worker spins for the next call, about 200 us, before it sleeps. */
 #define IDLE_SPINS 16000
 /* A wait of so many seconds that is so great a part of its call is for a thread that
@@ -99,82 +45,6 @@ double bptt_seconds(void)
  * within so many times as long, for twice as many times as before, and at most 16. */
 #define SOON       8
 #define ALONE_MOST 16
-
-typedef struct waiting { /* all zero when it begins */
-    int turns;
-    double since;
-} waiting;
-
-static void back_off(waiting *w)
-{
-    if (w->turns < SPINS) {
-        relax();
-    } else if (w->turns < SPINS + YIELDS) {
-        if (w->turns == SPINS)
-            w->since = bptt_seconds();
-        thread_yield();
-    } else {
-        thread_nap();
-    }
-    w->turns += w->turns < SPINS + YIELDS;
-}
-
-/* The seconds of it, but for the first few microseconds. */
-static double waited(const waiting *w)
-{
-    return w->turns > SPINS ? bptt_seconds() - w->since : 0;
-}
-
-void bptt_barrier_arrive(bptt_barrier *barrier, int tid)
-{
-    counter_store(&barrier->of[tid].passed, counter_load(&barrier->of[tid].passed) + 1);
-}
-
-/* The longest wait of this thread since it was last set to 0. */
-static THREAD_LOCAL double longest_wait;
-
-static void note_wait(const waiting *w)
-{
-    double seconds = waited(w);
-    if (seconds > longest_wait)
-        longest_wait = seconds;
-}
-
-int bptt_barrier_await_until(bptt_barrier *barrier, int tid, int nthreads, double end)
-{
-    long passed = counter_load(&barrier->of[tid].passed);
-    for (int i = 0; i < nthreads; i++) {
-        waiting w = {0};
-        while (counter_load(&barrier->of[i].passed) < passed) {
-            back_off(&w);
-            if (w.turns > SPINS && bptt_seconds() > end)
-                return 0;
-        }
-        note_wait(&w);
-    }
-    return 1;
-}
-
-void bptt_barrier_await(bptt_barrier *barrier, int tid, int nthreads)
-{
-    (void)bptt_barrier_await_until(barrier, tid, nthreads, HUGE_VAL);
-}
-
-void bptt_barrier_wait(bptt_barrier *barrier, int tid, int nthreads)
-{
-    bptt_barrier_arrive(barrier, tid);
-    bptt_barrier_await(barrier, tid, nthreads);
-}
-
-void bptt_barrier_stop(bptt_barrier *barrier, ptrdiff_t turn)
-{
-    counter_store(&barrier->stopped, (long)turn);
-}
-
-int bptt_barrier_stopped(bptt_barrier *barrier, ptrdiff_t turn)
-{
-    return counter_load(&barrier->stopped) == (long)turn;
-}
 
 /* What a worker is about. The caller says CALLED, then AT_WORK or, if the call goes on
  * without this one, IDLE; the worker says COME, and IDLE when it is done. */
@@ -371,7 +241,7 @@ static void run_together(bptt_body *body, void *ctx, int n, int count)
     pool.body = body;
     pool.ctx = ctx;
     pool.nthreads = n;
-    longest_wait = 0;
+    bptt_wait_forget();
     for (int i = 0; i < count; i++)
         if (pool.workers[i].tid)
             counter_store(&pool.workers[i].state, AT_WORK);
@@ -380,7 +250,7 @@ static void run_together(bptt_body *body, void *ctx, int n, int count)
         waiting w = {0};
         while (pool.workers[i].tid && counter_load(&pool.workers[i].state) == AT_WORK)
             back_off(&w);
-        note_wait(&w);
+        bptt_wait_note(&w);
     }
 }
 
@@ -394,11 +264,12 @@ static int run_alone(bptt_body *body, void *ctx)
 
 static void go_on_alone(double now)
 {
-    int again = now - pool.alone_until < SOON * longest_wait;
+    const double wait = bptt_wait_longest();
+    int again = now - pool.alone_until < SOON * wait;
     pool.alone_times = !again                              ? 1
                        : 2 * pool.alone_times < ALONE_MOST ? 2 * pool.alone_times
                                                            : ALONE_MOST;
-    pool.alone_until = now + pool.alone_times * longest_wait;
+    pool.alone_until = now + pool.alone_times * wait;
 }
 
 int bptt_pool_run(bptt_body *body, void *ctx, int nthreads, double patience)
@@ -422,8 +293,8 @@ int bptt_pool_run(bptt_body *body, void *ctx, int nthreads, double patience)
         const double begun = bptt_seconds();
         run_together(body, ctx, n, count);
         const double ended = bptt_seconds();
-        if (!crowded && longest_wait > LONG_WAIT &&
-            longest_wait > LONG_WAIT_PART * (ended - begun))
+        const double part = bptt_wait_longest() / (ended - begun);
+        if (!crowded && bptt_wait_longest() > LONG_WAIT && part > LONG_WAIT_PART)
             go_on_alone(ended);
     }
     counter_store(&pool.busy, 0);
