@@ -88,7 +88,8 @@ cdef extern from "pool.h" nogil:
     void barrier_wait "bptt_barrier_wait"(Barrier *barrier, int tid, int n)
     void stop_at "bptt_barrier_stop"(Barrier *barrier, Py_ssize_t turn)
     bint stopped_at "bptt_barrier_stopped"(Barrier *barrier, Py_ssize_t turn)
-    int run_on_threads "bptt_pool_run"(Body body, void *ctx, int threads, double patience)
+    int run_on_threads "bptt_pool_run"(
+        Body body, void *ctx, int threads, double patience)
     double seconds "bptt_seconds"()
 
 cdef extern from "dispatch.h" nogil:

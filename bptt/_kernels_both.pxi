@@ -38,7 +38,8 @@ cdef int walk_both(_Call one, _Call other) except -1:
     pair.first, pair.second, pair.body = first, second, one.body
     first.both = &pair.barrier
     with nogil:
-        run_on_threads(walk_halves, &pair, 2 * first.plan.threads, patience_for(2 * work))
+        run_on_threads(
+            walk_halves, &pair, 2 * first.plan.threads, patience_for(2 * work))
     if first.interrupted or second.interrupted:
         return -1
     # The last one to come is the first to go: each finds its own in its cache.

@@ -192,8 +192,8 @@ cdef void put_states(Layer *l, Py_ssize_t c, int tid, int n) noexcept nogil:
         for t in range(t0, t1):
             copy_states(l, c, cells_before(l, t), rows_of(l, t), tid, n, True)
     else:
-        copy_states(l, c, cells_before(l, t0), cells_before(l, t1) - cells_before(l, t0),
-                    tid, n, True)
+        copy_states(l, c, cells_before(l, t0),
+                    cells_before(l, t1) - cells_before(l, t0), tid, n, True)
 
 
 cdef void get_states(Layer *l, Py_ssize_t c, int tid, int n) noexcept nogil:
@@ -227,8 +227,10 @@ cdef void copy_states(
             memcpy(held, state_row(l, r), H * l.itemsize)
 
 
-cdef void put_dx(Layer *l, Py_ssize_t x0, Py_ssize_t r0, Py_ssize_t r1) noexcept nogil:
-    """Copy dx of a chunk's cells from r0 to r1, of which cell 0 is x0, to its places."""
+cdef void put_dx(
+    Layer *l, Py_ssize_t x0, Py_ssize_t r0, Py_ssize_t r1,
+) noexcept nogil:
+    """Copy dx of the cells from r0 to r1 of a chunk that begins with x0 to its places."""
     cdef Py_ssize_t r
     for r in range(r0, r1):
         memcpy(at(l, l.dx, l.place[x0 + r] * l.dx_row), at(l, l.cells_dx, r * l.I),
