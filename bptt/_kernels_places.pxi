@@ -230,7 +230,7 @@ cdef void copy_states(
 cdef void put_dx(
     Layer *l, Py_ssize_t x0, Py_ssize_t r0, Py_ssize_t r1,
 ) noexcept nogil:
-    """Copy dx of the cells from r0 to r1 of a chunk that begins with x0 to its places."""
+    """Copy dx of cells r0 to r1 of a chunk, whose first cell is x0, to its places."""
     cdef Py_ssize_t r
     for r in range(r0, r1):
         memcpy(at(l, l.dx, l.place[x0 + r] * l.dx_row), at(l, l.cells_dx, r * l.I),
