@@ -2,13 +2,12 @@
 
 import concurrent.futures
 import os
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
+from processes import interrupt
 from proof import random_case
 from ragged import same_bits
 
@@ -263,20 +262,5 @@ except KeyboardInterrupt:
 assert work() == expected
 print("usable")
 """
-    process = subprocess.Popen(
-        [sys.executable, "-c", WORK + SIZES + code],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout.readline() == "ready\n"
-        time.sleep(1.2)
-        sent = time.time()
-        process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert "usable" in output, errors
     # Not a measure of speed: a run that nobody stops has more than a second to go.
-    assert float(output.split()[1]) - sent < 0.5
+    assert interrupt(WORK + SIZES + code, after=1.2) < 0.5

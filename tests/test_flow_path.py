@@ -11,65 +11,15 @@ import types
 
 import numpy as np
 import pytest
-from ragged import Batch, close, same_bits
+from paths import FORMS, LENGTHS, RESETS, a_batch, a_tape, as_form, pieces
+from ragged import close, same_bits
 from tolerances import exact_bound
 
 import bptt
 from bptt import _backend, flow
-from bptt.activations import Activation
 from bptt.flow import _path, tangents
 
 DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64])
-FORMS = pytest.mark.parametrize("form", ["list", "padded", "values"])
-RESETS = pytest.mark.parametrize("resets", [False, True, "from a state of their own"])
-LENGTHS = [7, 0, 12, 12, 3, 1, 9]
-
-
-def a_batch(seed, dtype=np.float64, lengths=LENGTHS, resets=True, **options):
-    rng = np.random.default_rng(seed)
-    batch = Batch(rng, lengths, 3, 5, Activation("tanh"), dtype, **options)
-    batch.V *= 3
-    batch.reset_state = None
-    if resets not in (False, True):
-        batch.reset_state = rng.standard_normal(batch.z0.shape).astype(dtype)
-        batch.resets[2][0] = True
-    return batch
-
-
-def as_form(batch, form, items):
-    if form == "list":
-        return items
-    if form == "values":
-        return np.concatenate(items)
-    return batch.pad(items, items[0].dtype.type(-7))
-
-
-def a_tape(batch, form, resets=True, **options):
-    """Return a batch's tape."""
-    if form == "padded":
-        options["lengths"] = batch.lengths
-    if form == "values":
-        options["offsets"] = np.concatenate([[0], np.cumsum(batch.lengths)])
-    if resets:
-        options["resets"] = as_form(batch, form, batch.resets)
-        options["reset_state"] = batch.reset_state
-    x = as_form(batch, form, batch.x)
-    return bptt.forward(x, batch.W, batch.V, batch.b, batch.z0, **options)[1]
-
-
-def pieces(batch, s, resets=True):
-    """Return (t0, t1, anew, plain tape) of each part of a sequence that starts anew."""
-    n = batch.lengths[s]
-    cuts = [0, *(np.flatnonzero(batch.resets[s][1:]) + 1 if resets else []), n]
-    parts = []
-    for t0, t1 in itertools.pairwise(map(int, cuts)):
-        start, anew = batch.z0[s], t0 > 0
-        flagged = resets and batch.resets[s][t0:t1][:1].any()
-        if flagged and batch.reset_state is not None:
-            start, anew = batch.reset_state[s], True
-        _, tape = bptt.forward(batch.x[s][t0:t1], batch.W, batch.V, batch.b, start)
-        parts.append((t0, t1, anew, tape))
-    return parts
 
 
 class Plain:
@@ -426,54 +376,3 @@ def test_a_run_without_batch_axis(rng):
             bptt.gradient_flow(one, dz_last=dz0).log10_norm,
             bptt.gradient_flow(many, dz_last=dz0[np.newaxis]).log10_norm,
         )
-
-
-@FORMS
-@RESETS
-@pytest.mark.parametrize("omega", ["sum", "mean"])
-def test_omega_is_a_loop_over_sequences(form, resets, omega):
-    batch = a_batch(5, resets=resets)
-    dz, last = as_form(batch, form, batch.dz), batch.dz_last
-    tape = a_tape(batch, form, resets)
-    found, grads = flow.omega(tape, dz, dz_last=last, form=omega, need_x_grad=True)
-    lengths = batch.lengths
-    total, dV, dz0 = 0.0, np.zeros_like(batch.V), np.zeros_like(batch.z0)
-    dx = [np.zeros_like(x) for x in batch.x]
-    for s, n in enumerate(lengths):
-        for t0, t1, anew, one in pieces(batch, s, resets):
-            g = batch.dz[s][t0:t1].copy()
-            if t1 == n and n > 0:
-                g[-1] += last[s]
-            # Every error is there, so that the mean is over all steps.
-            share = 1 / len(lengths) if omega == "sum" else (t1 - t0) / sum(lengths)
-            value, part = flow.omega(one, g, form=omega, need_x_grad=True)
-            total += share * value
-            dV += share * part.V
-            dx[s][t0:t1] = share * part.x
-            if not anew or batch.reset_state is None:
-                dz0[s] += share * part.z0
-    bound = exact_bound(1000)
-    np.testing.assert_allclose(found, total, rtol=bound)
-    np.testing.assert_allclose(grads.V, dV, atol=bound * np.abs(dV).max())
-    np.testing.assert_allclose(grads.z0, dz0, atol=bound * np.abs(dz0).max())
-    expected = as_form(batch, form, dx)
-    if form == "padded":
-        expected[np.arange(len(expected))[:, np.newaxis] >= lengths] = 0
-    for actual, desired in zip(grads.x, expected, strict=True):
-        np.testing.assert_allclose(actual, desired, atol=bound * np.abs(dV).max())
-
-
-def test_omega_of_resets_alone_is_a_loop_over_sequences():
-    batch = a_batch(6, lengths=[9, 9, 9])
-    x, resets, dz = (batch.pad(a, 0) for a in (batch.x, batch.resets, batch.dz))
-    z0 = batch.z0
-    _, tape = bptt.forward(x, batch.W, batch.V, batch.b, z0, resets=resets)
-    _, packed = flow.omega(a_tape(batch, "list"), batch.dz)
-    value, grads = flow.omega(tape, dz)
-    np.testing.assert_allclose(
-        value, flow.omega(a_tape(batch, "list"), batch.dz)[0], rtol=exact_bound(100)
-    )
-    for name in ("W", "V", "b", "z0"):
-        one, other = getattr(grads, name), getattr(packed, name)
-        bound = exact_bound(1000) * np.abs(other).max()
-        np.testing.assert_allclose(one, other, atol=bound)

@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import paths
 import pytest
 from proof import ACTIVATIONS, STEP, random_case, run_forward
 from tolerances import COMPLEX_STEP, difference_bound, exact_bound
@@ -128,3 +129,52 @@ def test_the_mean_leaves_errors_out_that_have_vanished(rng):
     expected = value(moved(case, "V", direction), form="mean").imag / STEP
     products = grads.V * direction
     assert abs(products.sum() - expected) <= COMPLEX_STEP * np.abs(products).sum()
+
+
+@paths.FORMS
+@paths.RESETS
+@pytest.mark.parametrize("omega", ["sum", "mean"])
+def test_omega_is_a_loop_over_sequences(form, resets, omega):
+    batch = paths.a_batch(5, resets=resets)
+    dz, last = paths.as_form(batch, form, batch.dz), batch.dz_last
+    tape = paths.a_tape(batch, form, resets)
+    found, grads = flow.omega(tape, dz, dz_last=last, form=omega, need_x_grad=True)
+    lengths = batch.lengths
+    total, dV, dz0 = 0.0, np.zeros_like(batch.V), np.zeros_like(batch.z0)
+    dx = [np.zeros_like(x) for x in batch.x]
+    for s, n in enumerate(lengths):
+        for t0, t1, anew, one in paths.pieces(batch, s, resets):
+            g = batch.dz[s][t0:t1].copy()
+            if t1 == n and n > 0:
+                g[-1] += last[s]
+            # Every error is there, so that the mean is over all steps.
+            share = 1 / len(lengths) if omega == "sum" else (t1 - t0) / sum(lengths)
+            value, part = flow.omega(one, g, form=omega, need_x_grad=True)
+            total += share * value
+            dV += share * part.V
+            dx[s][t0:t1] = share * part.x
+            if not anew or batch.reset_state is None:
+                dz0[s] += share * part.z0
+    bound = exact_bound(1000)
+    np.testing.assert_allclose(found, total, rtol=bound)
+    np.testing.assert_allclose(grads.V, dV, atol=bound * np.abs(dV).max())
+    np.testing.assert_allclose(grads.z0, dz0, atol=bound * np.abs(dz0).max())
+    expected = paths.as_form(batch, form, dx)
+    if form == "padded":
+        expected[np.arange(len(expected))[:, np.newaxis] >= lengths] = 0
+    for actual, desired in zip(grads.x, expected, strict=True):
+        np.testing.assert_allclose(actual, desired, atol=bound * np.abs(dV).max())
+
+
+def test_omega_of_resets_alone_is_a_loop_over_sequences():
+    batch = paths.a_batch(6, lengths=[9, 9, 9])
+    x, resets, dz = (batch.pad(a, 0) for a in (batch.x, batch.resets, batch.dz))
+    z0 = batch.z0
+    _, tape = bptt.forward(x, batch.W, batch.V, batch.b, z0, resets=resets)
+    expected, packed = flow.omega(paths.a_tape(batch, "list"), batch.dz)
+    value, grads = flow.omega(tape, dz)
+    np.testing.assert_allclose(value, expected, rtol=exact_bound(100))
+    for name in ("W", "V", "b", "z0"):
+        one, other = getattr(grads, name), getattr(packed, name)
+        bound = exact_bound(1000) * np.abs(other).max()
+        np.testing.assert_allclose(one, other, atol=bound)

@@ -17,6 +17,18 @@ KINDS = [
 ]
 
 
+def assert_added(grads, plain, extra, weight):
+    """Assert that the gradients are the plain ones and what Omega adds to its own."""
+    for name in ("W", "V", "b", "z0", "x"):
+        added = getattr(extra, name)
+        assert np.abs(added).max() > 0
+        expected = getattr(plain, name) + weight * added
+        bound = exact_bound(100) * np.abs(expected).max()
+        np.testing.assert_allclose(getattr(grads, name), expected, atol=bound)
+    for name in ("U", "c"):
+        assert getattr(grads, name).tobytes() == getattr(plain, name).tobytes()
+
+
 def batch(rng, loss, readout):
     x = rng.standard_normal((9, 4, 3))
     shape = (9, 4) if readout == "every" else (4,)
@@ -73,14 +85,7 @@ def test_a_network_adds_omega_to_all_its_gradients(loss, readout, rng):
     one = trace(network, x, target, z0)
     _, extra = bptt.flow.omega(one.tape, one.dz, dz_last=one.dz_last, need_x_grad=True)
     assert same == value
-    for name in ("W", "V", "b", "z0", "x"):
-        added = getattr(extra, name)
-        assert np.abs(added).max() > 0
-        expected = getattr(plain, name) + 0.7 * added
-        bound = exact_bound(100) * np.abs(expected).max()
-        np.testing.assert_allclose(getattr(grads, name), expected, atol=bound)
-    for name in ("U", "c"):
-        assert getattr(grads, name).tobytes() == getattr(plain, name).tobytes()
+    assert_added(grads, plain, extra, 0.7)
 
 
 @pytest.mark.parametrize(("loss", "readout"), KINDS)
@@ -107,14 +112,7 @@ def test_a_network_adds_the_omega_of_sequences_of_their_own_lengths(loss, readou
         _, extra = bptt.flow.omega(tape, dz, need_x_grad=True)
     else:
         _, extra = bptt.flow.omega(tape, dz_last=drows, need_x_grad=True)
-    for name in ("W", "V", "b", "z0", "x"):
-        added = getattr(extra, name)
-        assert np.abs(added).max() > 0
-        expected = getattr(plain, name) + 0.7 * added
-        bound = exact_bound(100) * np.abs(expected).max()
-        np.testing.assert_allclose(getattr(grads, name), expected, atol=bound)
-    for name in ("U", "c"):
-        assert getattr(grads, name).tobytes() == getattr(plain, name).tobytes()
+    assert_added(grads, plain, extra, 0.7)
 
 
 @pytest.mark.parametrize("readout", ["every", "last"])
