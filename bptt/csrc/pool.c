@@ -262,13 +262,13 @@ static int run_alone(bptt_body *body, void *ctx)
     return 1;
 }
 
+/* After a call that waited long, which ends now. */
 static void go_on_alone(double now)
 {
     const double wait = bptt_wait_longest();
-    int again = now - pool.alone_until < SOON * wait;
-    pool.alone_times = !again                              ? 1
-                       : 2 * pool.alone_times < ALONE_MOST ? 2 * pool.alone_times
-                                                           : ALONE_MOST;
+    const int again = now - pool.alone_until < SOON * wait;
+    const int times = again ? 2 * pool.alone_times : 1;
+    pool.alone_times = times < ALONE_MOST ? times : ALONE_MOST;
     pool.alone_until = now + pool.alone_times * wait;
 }
 
