@@ -105,7 +105,7 @@ INLINE void tiles_of_panel(const product *x, ptrdiff_t r0, ptrdiff_t r1,
         }
         tile_rows_fns[m][width](x->A + r * PANEL, x->a_panel,
                                 x->B + c / PANEL * b_panel, b_panel, k, k1, ahead,
-                                start, last, out, x->out_full ? VLEN : last, k > 0);
+                                &start, last, &out, x->out_full ? VLEN : last, k > 0);
         if (k1 == x->K && x->epilogue)
             x->epilogue(x->job, r, c, m, n);
     }
@@ -301,6 +301,7 @@ static void gemm_outer(ptrdiff_t u0, ptrdiff_t u1, ptrdiff_t M, ptrdiff_t N,
                        int add)
 {
     ptrdiff_t tiles = outer_tiles(M), run = even_run(R, 1);
+    const view none = {NULL, 0, 0};
     ptrdiff_t i1;
     for (ptrdiff_t u = u0; u < u1; u += i1 - u % tiles) {
         ptrdiff_t p = u / tiles;
@@ -319,10 +320,9 @@ static void gemm_outer(ptrdiff_t u0, ptrdiff_t u1, ptrdiff_t M, ptrdiff_t N,
                 ptrdiff_t ahead = half < 2 ? a_panel + half * VLEN - at.r % PANEL : 0;
                 if (add || k > 0)
                     prefetch_tile(out, at.m);
-                tile_cols_fns[at.m][nv - 1](A + at.r / PANEL * a_panel + at.r % PANEL,
-                                            a_panel, B + p * b_panel, b_panel, k, k1,
-                                            ahead, (view){NULL, 0, 0}, last, out, last,
-                                            add || k > 0);
+                tile_cols_fns[at.m][nv - 1](
+                    A + at.r / PANEL * a_panel + at.r % PANEL, a_panel, B + p * b_panel,
+                    b_panel, k, k1, ahead, &none, last, &out, last, add || k > 0);
             }
             k = k1;
         } while (k < R);

@@ -59,9 +59,11 @@ typedef struct view {
     ptrdiff_t ld, panel;
 } view;
 
+/* Views by address: as values they would be stored as words and copied as vectors, and
+ * such a load waits until all stores before it, of z or da, are done. */
 typedef void tile_fn(const real *A, ptrdiff_t a_panel, const real *B, ptrdiff_t b_panel,
-                     ptrdiff_t k0, ptrdiff_t k1, ptrdiff_t ahead, view start,
-                     ptrdiff_t n, view out, ptrdiff_t n_out, int add);
+                     ptrdiff_t k0, ptrdiff_t k1, ptrdiff_t ahead, const view *start,
+                     ptrdiff_t n, const view *out, ptrdiff_t n_out, int add);
 
 /* Fetch the m rows of a tile that will be wanted soon: three lines a row, for rows need
  * not begin where lines do. */
@@ -91,17 +93,18 @@ INLINE void store_row(real *p, vreal a, ptrdiff_t n)
 
 INLINE void tile(const int m, const int nv, const int trans, const real *A,
                  ptrdiff_t a_panel, const real *B, ptrdiff_t b_panel, ptrdiff_t k0,
-                 ptrdiff_t k1, ptrdiff_t ahead, view start, ptrdiff_t n, view out,
-                 ptrdiff_t n_out, int add)
+                 ptrdiff_t k1, ptrdiff_t ahead, const view *start, ptrdiff_t n,
+                 const view *out, ptrdiff_t n_out, int add)
 {
     vreal acc[TILE_ROWS][TILE_VECTORS];
     UNROLL
     for (int r = 0; r < m; r++) {
         UNROLL
         for (int v = 0; v < nv; v++) {
-            const ptrdiff_t at = r * start.ld + v / 2 * start.panel + v % 2 * VLEN;
-            acc[r][v] = start.p == NULL ? v_zero()
-                                        : load_row(start.p + at, v < nv - 1 ? VLEN : n);
+            const ptrdiff_t at = r * start->ld + v / 2 * start->panel + v % 2 * VLEN;
+            acc[r][v] = start->p == NULL
+                            ? v_zero()
+                            : load_row(start->p + at, v < nv - 1 ? VLEN : n);
         }
     }
 
@@ -133,7 +136,7 @@ INLINE void tile(const int m, const int nv, const int trans, const real *A,
     for (int r = 0; r < m; r++) {
         UNROLL
         for (int v = 0; v < nv; v++) {
-            real *o = out.p + r * out.ld + v / 2 * out.panel + v % 2 * VLEN;
+            real *o = out->p + r * out->ld + v / 2 * out->panel + v % 2 * VLEN;
             if (add)
                 acc[r][v] = v_add(load_row(o, v < nv - 1 ? VLEN : n_out), acc[r][v]);
             store_row(o, acc[r][v], v < nv - 1 ? VLEN : n_out);
@@ -141,14 +144,14 @@ INLINE void tile(const int m, const int nv, const int trans, const real *A,
     }
 }
 
-#define TILE(m, nv, trans)                                                       \
-    static void NAME(tile_##m##_##nv##_##trans)(                                 \
-        const real *A, ptrdiff_t a_panel, const real *B, ptrdiff_t b_panel,      \
-        ptrdiff_t k0, ptrdiff_t k1, ptrdiff_t ahead, view start, ptrdiff_t n,    \
-        view out, ptrdiff_t n_out, int add)                                      \
-    {                                                                            \
-        tile(m, nv, trans, A, a_panel, B, b_panel, k0, k1, ahead, start, n, out, \
-             n_out, add);                                                        \
+#define TILE(m, nv, trans)                                                           \
+    static void NAME(tile_##m##_##nv##_##trans)(                                     \
+        const real *A, ptrdiff_t a_panel, const real *B, ptrdiff_t b_panel,          \
+        ptrdiff_t k0, ptrdiff_t k1, ptrdiff_t ahead, const view *start, ptrdiff_t n, \
+        const view *out, ptrdiff_t n_out, int add)                                   \
+    {                                                                                \
+        tile(m, nv, trans, A, a_panel, B, b_panel, k0, k1, ahead, start, n, out,     \
+             n_out, add);                                                            \
     }
 #define TILES(m)  \
     TILE(m, 1, 0) \
