@@ -219,7 +219,7 @@ cdef void backward_steps(
     cdef Py_ssize_t e = first_event(l.restarts, l.n_restarts, t1 + 1) - 1
     cdef Py_ssize_t f = first_event(l.ends, l.n_ends, t1) - 1
     cdef bint scattered = l.place != NULL, alone
-    cdef Py_ssize_t many
+    cdef Py_ssize_t many, kept = 0
     cdef Record record = l.record
     cdef Record *measured = NULL if l.norms == NULL else &record
     cdef Cell cell = l.cell
@@ -275,9 +275,11 @@ cdef void backward_steps(
         da_t = at(l, states[t & 1], ended)
         da_rows = at(l, da, (cells - x0) * P)
         z_t = state_after(l, z, t - 1)
-        record.row = RECORDS_APART * tid if own_records(l, n) else cells - x0
+        record.row = cells - x0
+        if own_records(l, n):
+            record.row = own_record(mine, rows, together(rows) - 1 - kept, tid) - mine.r0
         if alone and t < T:
-            many = t - t0
+            many = t - t0 if measured == NULL else min(t - t0, together(1) - kept)
             da_t = states[(t - many + 1) & 1]
             k.walk_backward(&cell, many, da_next, dz_t, z_t, da_t, da_rows,
                             l.chunk_panel, measured)
@@ -288,8 +290,12 @@ cdef void backward_steps(
         if l.clips:
             treat_errors(l, k, t - 1, z_t, da_t, da_rows, measured, mine, tid, n)
         if measured != NULL and own_records(l, n):
-            k.flow_record(measured, H, mine.r0, mine.r1, l.norms + cells,
-                          l.saturated + cells)
+            kept += many
+            if (kept == together(rows) or t - many == t0
+                    or rows_of(l, t - many - 1) != rows):
+                record.row = own_record(mine, rows, together(rows) - kept, tid)
+                add_up(l, k, measured, cells_before(l, t - many), rows, kept, mine)
+                kept = 0
         end_step(l, &mine, tid, n)
         t -= many
     if mine.others != NULL:
@@ -298,7 +304,7 @@ cdef void backward_steps(
         if not own_records(l, n):
             record.row, cells = 0, cells_before(l, t1) - x0
             k.flow_record(measured, H, split(cells, tid, n), split(cells, tid + 1, n),
-                          l.norms + x0, l.saturated + x0)
+                          l.chunk_panel, 0, l.norms + x0, l.saturated + x0)
         add_dead(l, tid)
 
 

@@ -5,6 +5,7 @@ cdef enum:
     # Rows of a step for each thread from which its products are made by itself.
     OWN_ROWS = 8
     RECORDS_APART = 32          # rows, two lines of reals
+    RECORD_ROWS = 128           # rows, at most so many more than those of a step
 
 
 cdef inline Py_ssize_t cells_before(const Layer *l, Py_ssize_t step) noexcept nogil:
@@ -235,15 +236,41 @@ cdef void treat_errors(
 
 
 cdef inline bint own_records(const Layer *l, int n) noexcept nogil:
-    """Whether each thread measures whole rows of a step, and is done with them then."""
-    return l.plan.split == ROWS and n > 1
+    """Whether each thread measures whole rows of the steps, and adds up its own."""
+    return l.plan.split == ROWS or n == 1
+
+
+cdef inline Py_ssize_t together(Py_ssize_t rows) noexcept nogil:
+    """Return of how many steps rows are added up together: more than a few, for those
+    are a vector, and so few that they do not drive V out of the cache."""
+    return 1 + RECORD_ROWS // (rows + 1)
+
+
+cdef inline Py_ssize_t own_record(
+    Share mine, Py_ssize_t rows, Py_ssize_t step, int tid
+) noexcept nogil:
+    """Where the measures of a thread's own rows of a step stand, later ones behind."""
+    return (mine.r0 * together(rows) + (mine.r1 - mine.r0) * step
+            + RECORDS_APART * tid)
+
+
+cdef void add_up(
+    Layer *l, const Kernels *k, const Record *record, Py_ssize_t cells, Py_ssize_t rows,
+    Py_ssize_t steps, Share mine,
+) noexcept nogil:
+    """Add up the measures of a thread's own rows, of so many steps from cells on."""
+    cdef Py_ssize_t m = mine.r1 - mine.r0
+    if m > 0:
+        k.flow_record(record, l.H, 0, steps * m, m, rows, l.norms + cells + mine.r0,
+                      l.saturated + cells + mine.r0)
 
 
 cdef void lay_out_record(Layer *l, char *base, size_t *used) noexcept nogil:
     """Give what is measured its part of the workspace."""
     cdef Py_ssize_t panels = panels_of(l.H, l.panel), count
     # No two threads write to one cache line.
-    l.record.stride = (l.chunk_panel // l.panel + (l.plan.threads + 1) * RECORDS_APART)
+    l.record.stride = (l.chunk_panel // l.panel + RECORD_ROWS
+                       + (l.plan.threads + 1) * RECORDS_APART)
     l.record.stride -= l.record.stride % RECORDS_APART
     count = panels * l.record.stride
     l.record.squares = part(l, base, used, count)

@@ -235,8 +235,8 @@ PLANTED = {
     ),
     "a panel of an error is measured in another's place": (
         "record.inc.h",
-        "at = (c0 + c) / PANEL * x->stride",
-        "at = c / PANEL * x->stride",
+        "at = c0 / PANEL * x->stride + x->row + r0",
+        "at = x->row + r0",
     ),
     "a row is left to nobody": (
         "plan.c",

@@ -108,7 +108,8 @@ static void flow_backward(const bptt_cell *cell, const bptt_flow *flow, ptrdiff_
         if (record) {
             NAME(record_tile_fn) *const measure =
                 NAME(record_tile_fns)[cell->activation];
-            measure(cell, record, r, 0, 1, H, z + r * cell->z_row, e, da_panel);
+            measure(cell, record, r, 0, 1, H, z + r * cell->z_row, e, da_panel, NULL,
+                    0);
         }
         /* The root of what e is multiplied with: the factor of a huge error may be no
          * normal number. */

@@ -93,7 +93,8 @@ typedef struct bptt_record {
                               ptrdiff_t da_panel, real *da_rows, ptrdiff_t rows_panel, \
                               const bptt_record *record);                              \
         void (*flow_record)(const bptt_record *record, ptrdiff_t H, ptrdiff_t r0,      \
-                            ptrdiff_t r1, double *norms, int32_t *saturated);          \
+                            ptrdiff_t r1, ptrdiff_t m, ptrdiff_t apart, double *norms, \
+                            int32_t *saturated);                                       \
         void (*orthonormalise)(ptrdiff_t k, ptrdiff_t H, real *Q, ptrdiff_t stride,    \
                                real *work, double *logs);                              \
     } bptt_kernels_##F;

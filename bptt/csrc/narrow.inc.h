@@ -86,7 +86,11 @@ INLINE void narrow_backward(const int code, const int nv, const int alone,
     const vreal beta = v_set1((real)cell->beta);
     const vreal low = v_set1(record ? (real)record->threshold : 0);
     const vmask lanes = tail_lanes(last);
-    vreal least = v_set1((real)INFINITY);
+    vreal least = v_set1((real)INFINITY), dead[ROW_VECTORS];
+    const int counted = FLAT(code) ? nv : 0;
+    UNROLL
+    for (int v = 0; v < counted; v++)
+        dead[v] = record ? v_load((real *)record->dead + v * VLEN) : v_zero();
     for (ptrdiff_t r = alone ? 0 : r0; r < r1; r++) {
         const ptrdiff_t packed = alone ? -r * PANEL : r * PANEL;
         const real *z_r = z + (alone ? -r * cell->z_step : r * cell->z_row);
@@ -116,20 +120,13 @@ INLINE void narrow_backward(const int code, const int nv, const int alone,
             v_store(da_r + v / 2 * (alone ? PANEL : da_panel) + v % 2 * VLEN, a);
             v_store(rows + v / 2 * rows_panel + v % 2 * VLEN, a);
         }
-        if (record) { /* behind da, for which the next step waits */
-            real *dead = record->dead;
-            const int counts = FLAT(code) ? nv : 0;
-            vreal sum[ROW_VECTORS];
-            UNROLL
-            for (int v = 0; v < counts; v++)
-                sum[v] = v_load(dead + v * VLEN);
+        if (record) /* behind da, for which the next step waits */
             record_row(code, nv, record, record->row + (alone ? -r : r), lanes, low, e,
-                       d, sum, &least);
-            UNROLL
-            for (int v = 0; v < counts; v++)
-                v_store(dead + v * VLEN, sum[v]);
-        }
+                       d, dead, &least);
     }
+    UNROLL
+    for (int v = 0; record && v < counted; v++)
+        v_store((real *)record->dead + v * VLEN, dead[v]);
     if (record && !FLAT(code) && v_count(v_eq(least, v_zero())) > 0) {
         const ptrdiff_t row = alone ? -cell->z_step : cell->z_row;
         const ptrdiff_t first = alone ? 0 : r0;

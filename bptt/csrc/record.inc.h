@@ -14,6 +14,9 @@
 #define record_row     NAME(record_row)
 #define record_tile    NAME(record_tile)
 #define record_dead    NAME(record_dead)
+#define record_rows    NAME(record_rows)
+#define count_dead     NAME(count_dead)
+#define copy_panel     NAME(copy_panel)
 #define record_outside NAME(record_outside)
 #define norm_of_panels NAME(norm_of_panels)
 #define tail_lanes     NAME(tail_lanes)
@@ -58,6 +61,11 @@ static void record_outside(const bptt_record *x, ptrdiff_t at, vreal e0, vreal e
     ((real *)x->squares)[at] = (real)NAN;
 }
 
+INLINE vreal count_dead(vreal dead, vreal d)
+{
+    return v_select(v_eq(d, v_zero()), v_add(dead, v_set1(1)), dead);
+}
+
 /* Of a panel of a row, whose measures stand at `at`: e and |sigma'| in nv vectors, 0
  * and infinity past the end. dead += 1 where sigma' is 0, if that is often so; else
  * the least |sigma'| is kept, and tells whether to look for them. */
@@ -73,8 +81,7 @@ INLINE void record_panel(const int code, const int nv, const bptt_record *x,
     for (int v = 0; v < nv; v++) {
         count += v_count(v_lt(d[v], low));
         if (FLAT(code))
-            dead[v] =
-                v_add(dead[v], v_select(v_eq(d[v], v_zero()), v_set1(1), v_zero()));
+            dead[v] = count_dead(dead[v], d[v]);
         else
             *least = v_min(d[v], *least); /* in this order a NaN is passed over */
     }
@@ -93,7 +100,8 @@ INLINE void record_row(const int code, const int nv, const bptt_record *x, ptrdi
 {
     UNROLL
     for (int v = 0; v < nv; v++)
-        if (code != BPTT_TANH && code != BPTT_SIGMOID) /* never negative */
+        /* of the others sigma' is never negative */
+        if (code != BPTT_TANH && code != BPTT_SIGMOID && code != BPTT_RELU)
             d[v] = v_abs(d[v]);
     e[nv - 1] = v_select(lanes, e[nv - 1], v_zero());
     d[nv - 1] = v_select(lanes, d[nv - 1], v_set1((real)INFINITY));
@@ -114,7 +122,7 @@ INLINE void record_dead(const int code, const bptt_cell *cell, ptrdiff_t c0,
         vreal sum = v_load(dead + c);
         for (ptrdiff_t r = 0; r < m; r++) {
             vreal d = v_dsigma(code, load_row(z + r * z_row + c, last), alpha, beta);
-            sum = v_add(sum, v_select(v_eq(d, v_zero()), v_set1(1), v_zero()));
+            sum = count_dead(sum, d);
         }
         v_store(dead + c, sum);
     }
@@ -138,41 +146,69 @@ static NAME(record_dead_fn) *const
     NAME(record_dead_fns)[BPTT_ACTIVATION_COUNT] = {EACH(ENTRY)};
 #undef ENTRY
 
-/* Of m rows from row r0 of a step on, n columns from c0, where a panel begins: e packed
- * and z from there. */
-INLINE void record_tile(const int code, const bptt_cell *cell, const bptt_record *x,
-                        ptrdiff_t r0, ptrdiff_t c0, ptrdiff_t m, ptrdiff_t n,
-                        const real *z, const real *e, ptrdiff_t e_panel)
+/* The vectors of n columns, of m rows of a panel of da, once more among those of the
+ * chunk. The lines of these, which other cores have read, have been on their way since
+ * the tile began: it pays to come to them last, and to them alone. */
+INLINE void copy_panel(ptrdiff_t m, ptrdiff_t n, const real *da, real *rows)
+{
+    if (n > VLEN) {
+        for (ptrdiff_t i = 0; i < m * PANEL; i += VLEN)
+            v_store(rows + i, v_load(da + i));
+    } else {
+        for (ptrdiff_t i = 0; i < m * PANEL; i += PANEL)
+            v_store(rows + i, v_load(da + i));
+    }
+}
+
+/* Of m rows of e in a panel, in nv vectors whose last one has `last` columns. With
+ * rows, da = e sigma'(z) on the way. */
+INLINE void record_rows(const int code, const int nv, const bptt_cell *cell,
+                        const bptt_record *x, ptrdiff_t at, ptrdiff_t m, ptrdiff_t last,
+                        const real *z, real *e, real *rows, real *dead, vreal *least)
 {
     const vreal alpha = v_set1((real)cell->alpha), beta = v_set1((real)cell->beta);
     const vreal low = v_set1((real)x->threshold);
+    const vmask lanes = tail_lanes(last);
+    vreal sum[2] = {v_load(dead), v_load(dead + VLEN)};
+    for (ptrdiff_t r = 0; r < m; r++) {
+        vreal a[2], d[2];
+        UNROLL
+        for (int v = 0; v < nv; v++) {
+            real *e_v = e + r * PANEL + v * VLEN;
+            a[v] = v_load(e_v);
+            d[v] = load_row(z + r * cell->z_row + v * VLEN, v < nv - 1 ? VLEN : last);
+            d[v] = v_dsigma(code, d[v], alpha, beta);
+            if (rows)
+                v_store(e_v, v_mul(a[v], d[v]));
+        }
+        record_row(code, nv, x, at + r, lanes, low, a, d, sum, least);
+    }
+    for (int v = 0; FLAT(code) && v < nv; v++)
+        v_store(dead + v * VLEN, sum[v]);
+    if (rows)
+        copy_panel(m, (nv - 1) * VLEN + last, e, rows);
+}
+
+/* Of m rows from row r0 of a step on, n columns from c0, where a panel begins: e packed
+ * and z from there. With rows, in the place of e and there then stands da. */
+INLINE void record_tile(const int code, const bptt_cell *cell, const bptt_record *x,
+                        ptrdiff_t r0, ptrdiff_t c0, ptrdiff_t m, ptrdiff_t n,
+                        const real *z, real *e, ptrdiff_t e_panel, real *rows,
+                        ptrdiff_t rows_panel)
+{
     vreal least = v_set1((real)INFINITY);
-    for (ptrdiff_t c = 0; c < n; c += PANEL) {
-        const ptrdiff_t left = n - c, at = (c0 + c) / PANEL * x->stride + x->row + r0;
-        const vmask lanes = tail_lanes(left > VLEN ? left - VLEN : left);
-        real *dead = (real *)x->dead + c0 + c;
-        vreal sum[2] = {v_load(dead), left > VLEN ? v_load(dead + VLEN) : v_zero()};
-        for (ptrdiff_t r = 0; r < m; r++) {
-            const real *z_r = z + r * cell->z_row + c;
-            const real *e_r = e + c / PANEL * e_panel + r * PANEL;
-            vreal a[2], d[2];
-            if (left > VLEN) {
-                const ptrdiff_t last = left < PANEL ? left - VLEN : VLEN;
-                a[0] = v_load(e_r), a[1] = v_load(e_r + VLEN);
-                d[0] = v_dsigma(code, v_load(z_r), alpha, beta);
-                d[1] = v_dsigma(code, load_row(z_r + VLEN, last), alpha, beta);
-                record_row(code, 2, x, at + r, lanes, low, a, d, sum, &least);
-            } else {
-                a[0] = v_load(e_r);
-                d[0] = v_dsigma(code, load_row(z_r, left), alpha, beta);
-                record_row(code, 1, x, at + r, lanes, low, a, d, sum, &least);
-            }
-        }
-        if (FLAT(code)) {
-            v_store(dead, sum[0]);
-            if (left > VLEN)
-                v_store(dead + VLEN, sum[1]);
-        }
+    ptrdiff_t at = c0 / PANEL * x->stride + x->row + r0, left = n;
+    real *dead = (real *)x->dead + c0;
+    for (const real *z_c = z; left > 0; z_c += PANEL, left -= PANEL) {
+        if (left > VLEN)
+            record_rows(code, 2, cell, x, at, m, left < PANEL ? left - VLEN : VLEN, z_c,
+                        e, rows, dead, &least);
+        else
+            record_rows(code, 1, cell, x, at, m, left, z_c, e, rows, dead, &least);
+        at += x->stride;
+        dead += PANEL;
+        e += e_panel;
+        rows = rows ? rows + rows_panel : NULL;
     }
     if (!FLAT(code) && v_count(v_eq(least, v_zero())) > 0)
         record_dead(code, cell, 0, m, n, z, cell->z_row, (real *)x->dead + c0);
@@ -180,13 +216,15 @@ INLINE void record_tile(const int code, const bptt_cell *cell, const bptt_record
 
 typedef void NAME(record_tile_fn)(const bptt_cell *cell, const bptt_record *x,
                                   ptrdiff_t r, ptrdiff_t c, ptrdiff_t m, ptrdiff_t n,
-                                  const real *z, const real *e, ptrdiff_t e_panel);
-#define RECORD(code)                                                               \
-    static void NAME(record_tile_##code)(                                          \
-        const bptt_cell *cell, const bptt_record *x, ptrdiff_t r, ptrdiff_t c,     \
-        ptrdiff_t m, ptrdiff_t n, const real *z, const real *e, ptrdiff_t e_panel) \
-    {                                                                              \
-        record_tile(code, cell, x, r, c, m, n, z, e, e_panel);                     \
+                                  const real *z, real *e, ptrdiff_t e_panel, real *rows,
+                                  ptrdiff_t rows_panel);
+#define RECORD(code)                                                             \
+    static void NAME(record_tile_##code)(                                        \
+        const bptt_cell *cell, const bptt_record *x, ptrdiff_t r, ptrdiff_t c,   \
+        ptrdiff_t m, ptrdiff_t n, const real *z, real *e, ptrdiff_t e_panel,     \
+        real *rows, ptrdiff_t rows_panel)                                        \
+    {                                                                            \
+        record_tile(code, cell, x, r, c, m, n, z, e, e_panel, rows, rows_panel); \
     }
 EACH(RECORD)
 #undef RECORD
@@ -220,32 +258,33 @@ static double norm_of_panels(const bptt_record *x, ptrdiff_t panels, ptrdiff_t r
 }
 
 static void flow_record(const bptt_record *x, ptrdiff_t H, ptrdiff_t r0, ptrdiff_t r1,
-                        double *norms, int32_t *saturated)
+                        ptrdiff_t m, ptrdiff_t apart, double *norms, int32_t *saturated)
 {
     const ptrdiff_t panels = bptt_panels(H, PANEL);
     const vreal none = v_set1((real)INFINITY);
+    ptrdiff_t to = r0 / m * apart + r0 % m, left = m - r0 % m;
     for (ptrdiff_t r = r0; r < r1; r += VLEN) {
         const ptrdiff_t n = r1 - r < VLEN ? r1 - r : VLEN;
         const real *squares = (const real *)x->squares + x->row + r;
+        const int32_t *counts = x->counts + x->row + r;
         vreal sum = load_row(squares, n);
-        for (ptrdiff_t p = 1; p < panels; p++)
+        int32_t count[VLEN] = {0};
+        memcpy(count, counts, (size_t)n * sizeof *count);
+        for (ptrdiff_t p = 1; p < panels; p++) {
             sum = v_add(sum, load_row(squares + p * x->stride, n));
+            for (ptrdiff_t i = 0; i < n; i++)
+                count[i] += counts[p * x->stride + i];
+        }
         real norm[VLEN];
         v_store(norm, v_sqrt(sum));
-        if (n == VLEN)
-            for (int i = 0; i < VLEN; i++)
-                norms[r + i] = (double)norm[i];
-        for (ptrdiff_t i = 0; n < VLEN && i < n; i++)
-            norms[r + i] = (double)norm[i];
-        if (v_count(v_lt(sum, none)) < VLEN)
-            for (ptrdiff_t i = 0; i < n; i++)
-                if (!(norm[i] < (real)INFINITY))
-                    norms[r + i] = norm_of_panels(x, panels, x->row + r + i);
+        const int inside = v_count(v_lt(sum, none)) == VLEN;
+        for (ptrdiff_t i = 0; i < n; i++) {
+            const int fits = inside || norm[i] < (real)INFINITY;
+            norms[to] =
+                fits ? (double)norm[i] : norm_of_panels(x, panels, x->row + r + i);
+            saturated[to++] = count[i];
+            if (--left == 0)
+                to += apart - m, left = m;
+        }
     }
-    int32_t *restrict all = saturated + r0;
-    const int32_t *restrict counts = x->counts + x->row + r0;
-    memcpy(all, counts, (size_t)(r1 - r0) * sizeof *all);
-    for (ptrdiff_t p = 1; p < panels; p++)
-        for (ptrdiff_t i = 0; i < r1 - r0; i++)
-            all[i] += counts[p * x->stride + i];
 }

@@ -67,7 +67,8 @@ INLINE void activate(const int code, const void *job, ptrdiff_t r0, ptrdiff_t c0
 
 /* da = e sigma'(z), where the product has left e in da, which may be measured there;
  * once more into da_rows, for the products of the chunk. What the next step reads is
- * kept compact: rows that lie far apart cost it up to a tenth. */
+ * kept compact: rows that lie far apart cost it up to a tenth. A single row would wait
+ * for its own stores if it were read again, to be measured on the way or copied. */
 INLINE void deactivate(const int code, const void *job, ptrdiff_t r0, ptrdiff_t c0,
                        ptrdiff_t m, ptrdiff_t n)
 {
@@ -75,8 +76,12 @@ INLINE void deactivate(const int code, const void *job, ptrdiff_t r0, ptrdiff_t 
     const ptrdiff_t z_row = x->cell->z_row;
     if (x->record) {
         NAME(record_tile_fn) *const measure = NAME(record_tile_fns)[code];
+        real *rows = x->da_rows + c0 / PANEL * x->rows_panel + r0 * PANEL;
         measure(x->cell, x->record, r0, c0, m, n, x->z + r0 * z_row + c0,
-                x->da.p + c0 / PANEL * x->da.panel + r0 * PANEL, x->da.panel);
+                x->da.p + c0 / PANEL * x->da.panel + r0 * PANEL, x->da.panel,
+                m > 1 ? rows : NULL, x->rows_panel);
+        if (m > 1)
+            return;
     }
     vreal alpha = v_set1((real)x->cell->alpha), beta = v_set1((real)x->cell->beta);
     for (ptrdiff_t c = c0; c < c0 + n; c += VLEN) {
@@ -88,9 +93,13 @@ INLINE void deactivate(const int code, const void *job, ptrdiff_t r0, ptrdiff_t 
             vreal d = v_dsigma(code, load_row(z + r * z_row, last), alpha, beta);
             d = v_mul(v_load(da + r * PANEL), d);
             v_store(da + r * PANEL, d);
-            v_store(rows + r * PANEL, d);
+            if (m == 1)
+                v_store(rows, d);
         }
     }
+    for (ptrdiff_t c = c0; m > 1 && c < c0 + n; c += PANEL)
+        copy_panel(m, n - (c - c0), x->da.p + c / PANEL * x->da.panel + r0 * PANEL,
+                   x->da_rows + c / PANEL * x->rows_panel + r0 * PANEL);
 }
 
 #define EACH(f) f(0) f(1) f(2) f(3) f(4) f(5) f(6) f(7) f(8) f(9) f(10) f(11)

@@ -267,7 +267,7 @@ static void backward_steps(layer *l, chunk at, real *da, int tid, int n)
                          l->state_panel, da + r * P, l->chunk_panel,
                          l->records ? &record : NULL);
         if (l->records && own)
-            k->flow_record(&record, H, mine.r0, mine.r1, l->norms + (t - 1) * B,
+            k->flow_record(&record, H, mine.r0, mine.r1, B, 0, l->norms + (t - 1) * B,
                            l->saturated + (t - 1) * B);
         end_step(l, &mine, tid, n);
     }
@@ -275,8 +275,8 @@ static void backward_steps(layer *l, chunk at, real *da, int tid, int n)
         bptt_barrier_wait(&l->barrier, tid, n);
     record.row = 0;
     if (l->records && !own)
-        k->flow_record(&record, H, bptt_split(R, tid, n), bptt_split(R, tid + 1, n),
-                       l->norms + at.t0 * B, l->saturated + at.t0 * B);
+        k->flow_record(&record, H, bptt_split(R, tid, n), bptt_split(R, tid + 1, n), B,
+                       B, l->norms + at.t0 * B, l->saturated + at.t0 * B);
 }
 
 /* 2. and dV <- dV + z[t-1]^T da[t]. 1. forward was x[t] W + b, so now
