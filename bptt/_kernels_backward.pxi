@@ -199,7 +199,7 @@ cdef void backward_loop(Layer *l, const Kernels *k, int tid, int n) noexcept nog
     if l.da_first != NULL:
         k.unpack(split(B, tid, n), split(B, tid + 1, n), H, da[1], l.state_panel,
                  l.da_first)
-    k.state_backward(&l.cell, mine, da[1], l.state_panel, l.dz0)
+    k.state_backward(&l.cell, &mine, da[1], l.state_panel, l.dz0)
     if l.norms != NULL:
         meet(l, tid, n)
         if tid == 0:
@@ -284,7 +284,7 @@ cdef void backward_steps(
             k.walk_backward(&cell, many, da_next, dz_t, z_t, da_t, da_rows,
                             l.chunk_panel, measured)
         else:
-            k.step_backward(&cell, mine, da_next, l.state_panel, dz_t, z_t, da_t,
+            k.step_backward(&cell, &mine, da_next, l.state_panel, dz_t, z_t, da_t,
                             l.state_panel, da_rows, l.chunk_panel,
                             NULL if l.clips else measured)
         if l.clips:
@@ -333,10 +333,10 @@ cdef void backward_products(
             if l.x != NULL:
                 pack_inputs(l, k, c, r + mine.r0, r + mine.r1)
             if l.dx != NULL and l.place == NULL:
-                k.gemm(mine, I, H, at(l, da, r * P), panel, l.packed_W, NULL,
+                k.gemm(&mine, I, H, at(l, da, r * P), panel, l.packed_W, NULL,
                        row_after(l, l.dx, x0 + r, l.dx_row), l.dx_row)
             elif l.dx != NULL:
-                k.gemm(mine, I, H, at(l, da, r * P), panel, l.packed_W, NULL,
+                k.gemm(&mine, I, H, at(l, da, r * P), panel, l.packed_W, NULL,
                        at(l, l.cells_dx, r * I), I)
                 put_dx(l, x0, r + mine.r0, r + mine.r1)
         r = 0
@@ -365,14 +365,15 @@ cdef void backward_products(
         pass
     elif l.place == NULL:
         many, r = rows_together(l, R), 0
+        mine = share_gemm(many, I, P, k.tile_rows, tid, n)
         while r < R:
-            k.gemm(share_gemm(many, I, P, k.tile_rows, tid, n), I, H, at(l, da, r * P),
-                   panel, l.packed_W, NULL, row_after(l, l.dx, x0 + r, l.dx_row),
+            k.gemm(&mine, I, H, at(l, da, r * P), panel, l.packed_W, NULL,
+                   row_after(l, l.dx, x0 + r, l.dx_row),
                    -l.dx_row if l.back and l.B == 1 else l.dx_row)
             r += many
     else:
-        k.gemm(share_gemm(R, I, P, k.tile_rows, tid, n), I, H, da, panel,
-               l.packed_W, NULL, l.cells_dx, I)
+        mine = share_gemm(R, I, P, k.tile_rows, tid, n)
+        k.gemm(&mine, I, H, da, panel, l.packed_W, NULL, l.cells_dx, I)
         meet(l, tid, n)
         put_dx(l, x0, split(R, tid, n), split(R, tid + 1, n))
     meet(l, tid, n)

@@ -136,7 +136,7 @@ cdef void forward_products(
             a = state_after(l, states_of(l, c), t)
             if l.x != NULL:
                 pack_inputs(l, k, c, r + mine.r0, r + mine.r1)
-                k.gemm(mine, H, I, at(l, l.packed_x, r * P), panel, l.packed_W, l.b, a,
+                k.gemm(&mine, H, I, at(l, l.packed_x, r * P), panel, l.packed_W, l.b, a,
                        z_row)
             else:
                 k.gather(mine.r0, mine.r1, H, l.ids + (-x0 - r if l.back else x0 + r),
@@ -150,7 +150,7 @@ cdef void forward_products(
         else:
             pack_inputs(l, k, c, split(R, tid, n), split(R, tid + 1, n))
         meet(l, tid, n)
-        k.gemm(mine, H, I, l.packed_x, panel, l.packed_W, l.b, a, z_row)
+        k.gemm(&mine, H, I, l.packed_x, panel, l.packed_W, l.b, a, z_row)
     else:
         k.gather(split(R, tid, n), split(R, tid + 1, n), H,
                  l.ids + first_in_memory(l, c), l.W, l.W_i, l.W_h, l.b, a, z_row)
@@ -186,7 +186,7 @@ cdef void forward_steps(
                 before = at(l, l.starts, l.restarts[3 * e + 2] * H)
                 e += 1
             z_t = state_after(l, z, t - 1)
-            k.step_forward(&cell, mine, before, P, z_t, NULL, 0)
+            k.step_forward(&cell, &mine, before, P, z_t, NULL, 0)
         else:
             rows = rows_of(l, t - 1)
             if rows != cell.B:
@@ -198,7 +198,7 @@ cdef void forward_steps(
                 e = restart_states(l, k, e, t - 1, states[(t - 1) & 1], mine, tid, n)
             ended = (l.B - rows) * P
             z_t = state_after(l, z, t - 1)
-            k.step_forward(&cell, mine, at(l, states[(t - 1) & 1], ended),
+            k.step_forward(&cell, &mine, at(l, states[(t - 1) & 1], ended),
                            l.state_panel, z_t, at(l, states[t & 1], ended),
                            l.state_panel)
         end_step(l, &mine, tid, n)

@@ -198,8 +198,8 @@ cdef void jvp_products(
         k.pack(r0, r1, H, at(l, l.z, t0 * B * H), H, 1,
                at(l, l.packed_x, column // P * panel), panel)
     meet(l, tid, n)
-    k.gemm(share_gemm(R, H, P, k.tile_rows, tid, n), H, l.I, l.packed_x, panel,
-           l.packed_W, t.db, out, H)
+    mine = share_gemm(R, H, P, k.tile_rows, tid, n)
+    k.gemm(&mine, H, l.I, l.packed_x, panel, l.packed_W, t.db, out, H)
 
 
 cdef void jvp_steps(
@@ -216,7 +216,7 @@ cdef void jvp_steps(
     states[0], states[1] = packed_state(l, 0, tid), packed_state(l, 1, tid)
 
     for s in range(t0 + 1, t1 + 1):
-        k.step_backward(&l.cell, mine, states[(s - 1) & 1], l.state_panel,
+        k.step_backward(&l.cell, &mine, states[(s - 1) & 1], l.state_panel,
                         at(l, t.dz, s * B * H) if driven else NULL,
                         at(l, l.z, s * B * H), states[s & 1], l.state_panel,
                         at(l, l.packed_da, (s - 1 - t0) * B * P), l.chunk_panel, NULL)
@@ -335,7 +335,7 @@ cdef void lyapunov_loop(Frame *f, const Kernels *k, int tid, int n) noexcept nog
             for r in range(rows):
                 memcpy(at(l, z_rows, r * H), at(l, l.z, (t * B + b) * H),
                        H * l.itemsize)
-            k.step_backward(&l.cell, every, states[(t - 1) & 1], l.state_panel, NULL,
+            k.step_backward(&l.cell, &every, states[(t - 1) & 1], l.state_panel, NULL,
                             z_rows, states[t & 1], l.state_panel, spare, l.state_panel,
                             NULL)
             k.orthonormalise(rows, H, states[t & 1], l.state_panel, work,

@@ -122,18 +122,19 @@ INLINE ptrdiff_t NAME(row_width)(ptrdiff_t columns)
 
 /* Whether two threads share a step of one row so that each can begin with the run of k
  * whose terms it has made itself, and has sums enough to hide the latency of FMA. */
-INLINE int can_begin(const product *x, bptt_share s)
+INLINE int can_begin(const product *x, const bptt_share *s)
 {
-    ptrdiff_t vectors = (s.u1 - s.u0) * 2;
-    return s.n == 2 && x->K == x->N && vectors >= ROW_VECTORS / 2 &&
-           vectors <= EARLY_VECTORS && (s.u0 == 0 ? s.u1 : s.u0) * PANEL == x->run &&
+    ptrdiff_t vectors = (s->u1 - s->u0) * 2;
+    return s->n == 2 && x->K == x->N && vectors >= ROW_VECTORS / 2 &&
+           vectors <= EARLY_VECTORS && (s->u0 == 0 ? s->u1 : s->u0) * PANEL == x->run &&
            2 * x->run >= x->K;
 }
 
 /* One row of a step, in columns [c0, end) as in k: own terms first, while the others
  * are on their way. Of the two runs, which are added in either order, the first one
  * starts from `start`. */
-static void row_times_early(const product *x, ptrdiff_t c0, ptrdiff_t end, bptt_share s)
+static void row_times_early(const product *x, ptrdiff_t c0, ptrdiff_t end,
+                            const bptt_share *s)
 {
     vreal early[EARLY_VECTORS];
     const ptrdiff_t width = NAME(row_width)(end - c0), b_panel = x->K * PANEL;
@@ -141,7 +142,7 @@ static void row_times_early(const product *x, ptrdiff_t c0, ptrdiff_t end, bptt_
         const ptrdiff_t k0 = !late ? c0 : c0 == 0 ? end : 0;
         const ptrdiff_t k1 = !late ? end : c0 == 0 ? x->K : c0;
         if (late)
-            bptt_barrier_await(s.others, s.tid, s.n);
+            bptt_barrier_await(s->others, s->tid, s->n);
         for (ptrdiff_t c = c0; c < end; c += width * VLEN) {
             ptrdiff_t nv = (end - c + VLEN - 1) / VLEN;
             nv = nv < width ? nv : width;
@@ -160,17 +161,17 @@ static void row_times_early(const product *x, ptrdiff_t c0, ptrdiff_t end, bptt_
 }
 
 /* One row, the panels of the share. */
-static void row_times(const product *x, bptt_share s)
+static void row_times(const product *x, const bptt_share *s)
 {
-    ptrdiff_t p0 = s.u0, end = s.u1 * PANEL < x->N ? s.u1 * PANEL : x->N;
-    if (s.others && can_begin(x, s)) {
+    ptrdiff_t p0 = s->u0, end = s->u1 * PANEL < x->N ? s->u1 * PANEL : x->N;
+    if (s->others && can_begin(x, s)) {
         row_times_early(x, p0 * PANEL, end, s);
         if (x->epilogue)
             x->epilogue(x->job, 0, p0 * PANEL, 1, end - p0 * PANEL);
         return;
     }
-    if (s.others)
-        bptt_barrier_await(s.others, s.tid, s.n);
+    if (s->others)
+        bptt_barrier_await(s->others, s->tid, s->n);
     if (end <= p0 * PANEL)
         return;
     ptrdiff_t width = NAME(row_width)(end - p0 * PANEL);
@@ -230,29 +231,29 @@ static void group_times(const product *x, ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t 
 }
 
 /* The share's tiles, a group of rows after the other. */
-static void rows_times(const product *x, bptt_share s)
+static void rows_times(const product *x, const bptt_share *s)
 {
-    ptrdiff_t tiles = bptt_row_tiles(s.r1 - s.r0, TILE_ROWS);
+    ptrdiff_t tiles = bptt_row_tiles(s->r1 - s->r0, TILE_ROWS);
     ptrdiff_t panels = bptt_panels(x->N, PANEL);
     ptrdiff_t most =
         GROUP_BYTES / (TILE_ROWS * (x->K + 1) * (ptrdiff_t)sizeof(real)) + 1;
-    if (s.r0 == 0 && s.r1 == 1) {
+    if (s->r0 == 0 && s->r1 == 1) {
         row_times(x, s);
         return;
     }
-    if (s.others)
-        bptt_barrier_await(s.others, s.tid, s.n);
+    if (s->others)
+        bptt_barrier_await(s->others, s->tid, s->n);
     for (ptrdiff_t g = 0, u = 0; g < tiles; g += most) {
         ptrdiff_t g1 = tiles - g < most ? tiles : g + most;
         ptrdiff_t next = u + (g1 - g) * panels;
-        ptrdiff_t u0 = s.u0 > u ? s.u0 - u : 0;
-        ptrdiff_t u1 = (s.u1 < next ? s.u1 : next) - u;
-        group_times(x, s.r0, s.r1, tiles, g, g1, u0, u1);
+        ptrdiff_t u0 = s->u0 > u ? s->u0 - u : 0;
+        ptrdiff_t u1 = (s->u1 < next ? s->u1 : next) - u;
+        group_times(x, s->r0, s->r1, tiles, g, g1, u0, u1);
         u = next;
     }
 }
 
-static void gemm(bptt_share share, ptrdiff_t N, ptrdiff_t K, const real *A,
+static void gemm(const bptt_share *share, ptrdiff_t N, ptrdiff_t K, const real *A,
                  ptrdiff_t a_panel, const real *B, const real *bias, real *C,
                  ptrdiff_t ldc)
 {

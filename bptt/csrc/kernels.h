@@ -56,7 +56,7 @@ typedef struct bptt_record {
                      ptrdiff_t rs, ptrdiff_t cs, real *dst, ptrdiff_t panel);          \
         void (*unpack)(ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t N, const real *src,       \
                        ptrdiff_t panel, real *dst);                                    \
-        void (*gemm)(bptt_share share, ptrdiff_t N, ptrdiff_t K, const real *A,        \
+        void (*gemm)(const bptt_share *share, ptrdiff_t N, ptrdiff_t K, const real *A, \
                      ptrdiff_t a_panel, const real *B, const real *bias, real *C,      \
                      ptrdiff_t ldc);                                                   \
         ptrdiff_t (*outer_tiles)(ptrdiff_t M);                                         \
@@ -66,10 +66,10 @@ typedef struct bptt_record {
                            ptrdiff_t c_panel, int add);                                \
         void (*sum_rows)(ptrdiff_t p0, ptrdiff_t p1, ptrdiff_t N, ptrdiff_t R,         \
                          const real *A, ptrdiff_t a_panel, real *sum);                 \
-        void (*step_forward)(const bptt_cell *cell, bptt_share share,                  \
+        void (*step_forward)(const bptt_cell *cell, const bptt_share *share,           \
                              const real *z_prev, ptrdiff_t prev_panel, real *z,        \
                              real *z_packed, ptrdiff_t packed_panel);                  \
-        void (*step_backward)(const bptt_cell *cell, bptt_share share,                 \
+        void (*step_backward)(const bptt_cell *cell, const bptt_share *share,          \
                               const real *da_next, ptrdiff_t next_panel,               \
                               const real *g, const real *z, real *da,                  \
                               ptrdiff_t da_panel, real *da_rows, ptrdiff_t rows_panel, \
@@ -80,7 +80,7 @@ typedef struct bptt_record {
                               const real *da_next, const real *g, const real *z,       \
                               real *da, real *da_rows, ptrdiff_t rows_panel,           \
                               const bptt_record *record);                              \
-        void (*state_backward)(const bptt_cell *cell, bptt_share share,                \
+        void (*state_backward)(const bptt_cell *cell, const bptt_share *share,         \
                                const real *da, ptrdiff_t da_panel, real *dz0);         \
         void (*gather)(ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t H, const ptrdiff_t *ids,  \
                        const real *W, ptrdiff_t rs, ptrdiff_t cs, const real *bias,    \

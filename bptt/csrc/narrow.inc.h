@@ -198,15 +198,15 @@ static narrow_backward_fn *const NAME(narrow_backward_fns)[2][BPTT_ACTIVATION_CO
 #undef FORWARD
 #undef WIDTHS
 
-INLINE int is_narrow(const bptt_cell *cell, bptt_share share)
+INLINE int is_narrow(const bptt_cell *cell, const bptt_share *share)
 {
-    const ptrdiff_t rows = share.r1 - share.r0;
+    const ptrdiff_t rows = share->r1 - share->r0;
     /* A division less: 2 ns of a step of 36. */
     const ptrdiff_t tiles = rows == 1 ? 1 : bptt_row_tiles(rows, TILE_ROWS);
     return NAME(narrow_forward_fns)[0][cell->activation] && rows > 0 &&
            cell->H <= ROW_VECTORS * VLEN &&
-           (rows == 1 || rows <= narrow_rows(cell->H)) && share.u0 == 0 &&
-           share.u1 == tiles * bptt_panels(cell->H, PANEL);
+           (rows == 1 || rows <= narrow_rows(cell->H)) && share->u0 == 0 &&
+           share->u1 == tiles * bptt_panels(cell->H, PANEL);
 }
 
 /* Whether a row that is alone goes through steps in one call of the next two. */

@@ -115,33 +115,34 @@ static epilogue_fn *const NAME(deactivate_fns)[BPTT_ACTIVATION_COUNT] = {EACH(EN
 
 /* Fetch where the share's work on another step begins, for that has mostly been written
  * by another core or long ago: the columns of a single row, or the first tile. */
-INLINE void prefetch_step(const bptt_cell *cell, bptt_share share, const real *p,
+INLINE void prefetch_step(const bptt_cell *cell, const bptt_share *share, const real *p,
                           ptrdiff_t row)
 {
     const ptrdiff_t H = cell->H;
-    if (share.u0 >= share.u1)
+    if (share->u0 >= share->u1)
         return;
     if (cell->B > 1) {
-        ptrdiff_t c = share.u0 / bptt_row_tiles(share.r1 - share.r0, TILE_ROWS) * PANEL;
-        view a = {(real *)(uintptr_t)(p + share.r0 * row + c), row, PANEL};
-        prefetch_tile(a, share.r1 - share.r0 < TILE_ROWS ? share.r1 - share.r0
-                                                         : TILE_ROWS);
+        ptrdiff_t c =
+            share->u0 / bptt_row_tiles(share->r1 - share->r0, TILE_ROWS) * PANEL;
+        view a = {(real *)(uintptr_t)(p + share->r0 * row + c), row, PANEL};
+        prefetch_tile(a, share->r1 - share->r0 < TILE_ROWS ? share->r1 - share->r0
+                                                           : TILE_ROWS);
         return;
     }
-    ptrdiff_t end = share.u1 * PANEL < H ? share.u1 * PANEL : H;
-    for (ptrdiff_t c = share.u0 * PANEL; c < end; c += VLEN)
+    ptrdiff_t end = share->u1 * PANEL < H ? share->u1 * PANEL : H;
+    for (ptrdiff_t c = share->u0 * PANEL; c < end; c += VLEN)
         PREFETCH_L1(p + c);
 }
 
-static void step_forward(const bptt_cell *cell, bptt_share share, const real *z_prev,
-                         ptrdiff_t prev_panel, real *z, real *z_packed,
-                         ptrdiff_t packed_panel)
+static void step_forward(const bptt_cell *cell, const bptt_share *share,
+                         const real *z_prev, ptrdiff_t prev_panel, real *z,
+                         real *z_packed, ptrdiff_t packed_panel)
 {
     prefetch_step(cell, share, z + (cell->B > 1 ? 1 : 2) * cell->z_step, cell->z_row);
     if (is_narrow(cell, share)) {
         NAME(narrow_forward_fns)
         [z_packed == NULL && prev_panel == PANEL][cell->activation](
-            cell, share.r0, share.r1, z_prev, prev_panel, z, z_packed, packed_panel);
+            cell, share->r0, share->r1, z_prev, prev_panel, z, z_packed, packed_panel);
         return;
     }
     forward_job job = {cell, z, z_packed, packed_panel};
@@ -163,10 +164,10 @@ static void step_forward(const bptt_cell *cell, bptt_share share, const real *z_
 
 /* da_next NULL: the last step, e[t] = g[t]. g NULL: g[t] = 0. record NULL: nobody
  * asks. */
-static void step_backward(const bptt_cell *cell, bptt_share share, const real *da_next,
-                          ptrdiff_t next_panel, const real *g, const real *z, real *da,
-                          ptrdiff_t da_panel, real *da_rows, ptrdiff_t rows_panel,
-                          const bptt_record *record)
+static void step_backward(const bptt_cell *cell, const bptt_share *share,
+                          const real *da_next, ptrdiff_t next_panel, const real *g,
+                          const real *z, real *da, ptrdiff_t da_panel, real *da_rows,
+                          ptrdiff_t rows_panel, const bptt_record *record)
 {
     const ptrdiff_t steps = cell->B > 1 ? 1 : 2;
     prefetch_step(cell, share, z - steps * cell->z_step, cell->z_row);
@@ -175,7 +176,7 @@ static void step_backward(const bptt_cell *cell, bptt_share share, const real *d
     if (is_narrow(cell, share)) {
         NAME(narrow_backward_fns)
         [next_panel == PANEL && da_panel ==
-            PANEL][cell->activation](cell, share.r0, share.r1, da_next, next_panel, g,
+            PANEL][cell->activation](cell, share->r0, share->r1, da_next, next_panel, g,
                                      z, da, da_panel, da_rows, rows_panel, record);
         return;
     }
@@ -198,8 +199,8 @@ static void step_backward(const bptt_cell *cell, bptt_share share, const real *d
 }
 
 /* dz[0] = da[1] V^T */
-static void state_backward(const bptt_cell *cell, bptt_share share, const real *da,
-                           ptrdiff_t da_panel, real *dz0)
+static void state_backward(const bptt_cell *cell, const bptt_share *share,
+                           const real *da, ptrdiff_t da_panel, real *dz0)
 {
     product x = {cell->H,
                  cell->H,

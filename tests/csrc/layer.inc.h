@@ -165,8 +165,8 @@ static void forward_products(layer *l, chunk at, int tid, int n)
     if (l->x) {
         k->pack(r0, r1, I, l->x + at.t0 * B * I, I, 1, l->packed_x, panel);
         meet(l, tid, n);
-        k->gemm(bptt_share_gemm(R, H, P, k->tile_rows, tid, n), H, I, l->packed_x,
-                panel, l->packed_W, l->b, a, H);
+        const bptt_share mine = bptt_share_gemm(R, H, P, k->tile_rows, tid, n);
+        k->gemm(&mine, H, I, l->packed_x, panel, l->packed_W, l->b, a, H);
     } else {
         k->gather(r0, r1, H, l->ids + at.t0 * B, l->W, l->W_i, l->W_h, l->b, a, H);
     }
@@ -187,9 +187,9 @@ static void forward_steps(layer *l, chunk at, int tid, int n)
     for (ptrdiff_t t = at.t0 + 1; t <= at.t1; t++) {
         real *z = l->z + t * B * H;
         if (B == 1)
-            k->step_forward(&l->cell, mine, z - H, P, z, NULL, 0);
+            k->step_forward(&l->cell, &mine, z - H, P, z, NULL, 0);
         else
-            k->step_forward(&l->cell, mine, l->packed_state[(t - 1) & 1],
+            k->step_forward(&l->cell, &mine, l->packed_state[(t - 1) & 1],
                             l->state_panel, z, l->packed_state[t & 1], l->state_panel);
         end_step(l, &mine, tid, n);
     }
@@ -262,7 +262,7 @@ static void backward_steps(layer *l, chunk at, real *da, int tid, int n)
                              l->chunk_panel, l->records ? &record : NULL);
             break;
         }
-        k->step_backward(&l->cell, mine, t == T ? NULL : l->packed_state[(t + 1) & 1],
+        k->step_backward(&l->cell, &mine, t == T ? NULL : l->packed_state[(t + 1) & 1],
                          l->state_panel, dz, l->z + t * B * H, l->packed_state[t & 1],
                          l->state_panel, da + r * P, l->chunk_panel,
                          l->records ? &record : NULL);
@@ -310,9 +310,10 @@ static void backward_products(layer *l, chunk at, const real *da, int tid, int n
     }
     if (l->db)
         k->sum_rows(p0, p1, H, R, da, panel, l->db);
-    if (l->dx)
-        k->gemm(bptt_share_gemm(R, I, P, k->tile_rows, tid, n), I, H, da, panel,
-                l->packed_W, NULL, l->dx + at.t0 * B * I, I);
+    if (l->dx) {
+        const bptt_share mine = bptt_share_gemm(R, I, P, k->tile_rows, tid, n);
+        k->gemm(&mine, I, H, da, panel, l->packed_W, NULL, l->dx + at.t0 * B * I, I);
+    }
     meet(l, tid, n);
 }
 
@@ -365,8 +366,8 @@ static void backward_loop(void *ctx, int tid, int n)
             k->unpack(bptt_split(I, tid, n), bptt_split(I, tid + 1, n), H, l->packed_dW,
                       I * P, l->dW);
     }
-    k->state_backward(&l->cell, bptt_share_gemm(B, H, P, k->tile_rows, tid, n),
-                      l->packed_state[1], l->state_panel, l->dz0);
+    const bptt_share mine = bptt_share_gemm(B, H, P, k->tile_rows, tid, n);
+    k->state_backward(&l->cell, &mine, l->packed_state[1], l->state_panel, l->dz0);
 }
 
 /* A training step. */
