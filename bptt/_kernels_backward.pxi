@@ -324,13 +324,21 @@ cdef void backward_products(
     # Sums stay packed from chunk to chunk, unless one chunk is all there is.
     cdef bint direct = l.plan.chunks == 1, add = t1 < l.T or l.add
     cdef bint own = own_products(l, n)
+    cdef const void *z = l.packed_z
+    cdef const void *x = l.packed_x
+    cdef Py_ssize_t z_row = P, x_row = P, z_panel = panel, x_panel = panel
+    cdef bint even = lie_evenly(l)
+    if even:
+        z, z_row, z_panel = at(l, l.z, x0 * l.cell.z_row), l.cell.z_row, P
+        x, x_row, x_panel = at(l, l.x, x0 * l.x_row), l.x_row, P
 
     if own:
         for t in range(t0, t1):
             r = cells_before(l, t) - x0
             mine = share_rows(l, k, t, I, tid, n)
-            pack_states(l, k, c, r + mine.r0, r + mine.r1)
-            if l.x != NULL:
+            if not even:
+                pack_states(l, k, c, r + mine.r0, r + mine.r1)
+            if l.x != NULL and not even:
                 pack_inputs(l, k, c, r + mine.r0, r + mine.r1)
             if l.dx != NULL and l.place == NULL:
                 k.gemm(&mine, I, H, at(l, da, r * P), panel, l.packed_W, NULL,
@@ -340,18 +348,18 @@ cdef void backward_products(
                        at(l, l.cells_dx, r * I), I)
                 put_dx(l, x0, r + mine.r0, r + mine.r1)
         r = 0
-    else:
+    elif not even:
         pack_states(l, k, c, split(R, tid, n), split(R, tid + 1, n))
         if l.x != NULL:
             pack_inputs(l, k, c, split(R, tid, n), split(R, tid + 1, n))
     meet(l, tid, n)
     k.gemm_outer(split(units, tid, n), split(units, tid + 1, n), H, H, R,
-                 l.packed_z, panel, da, panel, l.dV if direct else l.packed_dV,
+                 z, z_row, z_panel, da, panel, l.dV if direct else l.packed_dV,
                  H if direct else P, P if direct else H * P, add)
     if l.x != NULL:
         units = k.outer_tiles(I) * panels
         k.gemm_outer(split(units, tid, n), split(units, tid + 1, n), I, H, R,
-                     l.packed_x, panel, da, panel, l.dW if direct else l.packed_dW,
+                     x, x_row, x_panel, da, panel, l.dW if direct else l.packed_dW,
                      H if direct else P, P if direct else I * P, add)
     else:
         many = l.B if l.back else R

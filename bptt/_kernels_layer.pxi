@@ -40,13 +40,14 @@ cdef size_t lay_out(Layer *l, bint backward, char *base) noexcept nogil:
     cdef Py_ssize_t Hp = H_panels * P, Ip = panels_of(l.I, P) * P
     cdef Py_ssize_t chunk_I = panels_of(l.I, P) * l.chunk_panel
     cdef Py_ssize_t chunk_H = H_panels * l.chunk_panel
+    cdef bint packed = not (backward and lie_evenly(l))
     cdef size_t used = 0
     l.packed_V = part(l, base, &used, l.H * Hp)
     l.packed_state = part(l, base, &used, 2 * H_panels * l.state_panel)
-    l.packed_x = part(l, base, &used, 0 if l.x == NULL else chunk_I)
+    l.packed_x = part(l, base, &used, chunk_I if l.x != NULL and packed else 0)
     if backward:
         l.packed_W = part(l, base, &used, 0 if l.dx == NULL else l.H * Ip)
-        l.packed_z = part(l, base, &used, chunk_H)
+        l.packed_z = part(l, base, &used, chunk_H if packed else 0)
         l.packed_da = part(l, base, &used, (1 + (l.plan.split == PIPELINE)) * chunk_H)
         if l.plan.chunks > 1:
             l.packed_dV = part(l, base, &used, l.H * Hp)

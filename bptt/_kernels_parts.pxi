@@ -188,6 +188,13 @@ cdef Py_ssize_t gather_errors(
     return f
 
 
+cdef inline bint lie_evenly(const Layer *l) noexcept nogil:
+    """Whether z[t-1] and x of all cells lie the same distance apart, in the order of
+    time: then products over time read them where they are."""
+    return (l.first == NULL and l.place == NULL and l.offsets == NULL
+            and l.n_restarts == 0 and not l.back)
+
+
 cdef void pack_states(
     Layer *l, const Kernels *k, Py_ssize_t c, Py_ssize_t low, Py_ssize_t high,
 ) noexcept nogil:

@@ -297,9 +297,9 @@ INLINE outer_tile outer_tile_at(ptrdiff_t M, ptrdiff_t i)
 /* Panel of B by panel of B, in each run by run: the run of B stays in L1, the column of
  * C in L2, A streams by. */
 static void gemm_outer(ptrdiff_t u0, ptrdiff_t u1, ptrdiff_t M, ptrdiff_t N,
-                       ptrdiff_t R, const real *A, ptrdiff_t a_panel, const real *B,
-                       ptrdiff_t b_panel, real *C, ptrdiff_t ldc, ptrdiff_t c_panel,
-                       int add)
+                       ptrdiff_t R, const real *A, ptrdiff_t lda, ptrdiff_t a_panel,
+                       const real *B, ptrdiff_t b_panel, real *C, ptrdiff_t ldc,
+                       ptrdiff_t c_panel, int add)
 {
     ptrdiff_t tiles = outer_tiles(M), run = even_run(R, 1);
     const view none = {NULL, 0, 0};
@@ -321,9 +321,9 @@ static void gemm_outer(ptrdiff_t u0, ptrdiff_t u1, ptrdiff_t M, ptrdiff_t N,
                 ptrdiff_t ahead = half < 2 ? a_panel + half * VLEN - at.r % PANEL : 0;
                 if (add || k > 0)
                     prefetch_tile(out, at.m);
-                tile_cols_fns[at.m][nv - 1](
-                    A + at.r / PANEL * a_panel + at.r % PANEL, a_panel, B + p * b_panel,
-                    b_panel, k, k1, ahead, &none, last, &out, last, add || k > 0);
+                tile_cols_fns[at.m][nv - 1](A + at.r / PANEL * a_panel + at.r % PANEL,
+                                            lda, B + p * b_panel, b_panel, k, k1, ahead,
+                                            &none, last, &out, last, add || k > 0);
             }
             k = k1;
         } while (k < R);

@@ -19,6 +19,7 @@
  *     acc[r][v] += sum over k0 <= k < k1, ascending, of A(r, k) B(k, v)
  *     out(r, v)  = acc[r][v], or out(r, v) + acc[r][v] if `add`
  *
+ * A(r, k) lies in the panels of a packed operand or, if trans, at A[k * a_panel + r].
  * m, nv and trans are compile-time constants. Only the last vector may be partial: of
  * it n columns of start exist and n_out columns of out are written, 1 <= n, n_out <=
  * VLEN. start may be out; A and B may not overlap it. What lies `ahead` reals on in B
@@ -110,7 +111,7 @@ INLINE void tile(const int m, const int nv, const int trans, const real *A,
 
     for (ptrdiff_t k = k0; k < k1;) {
         ptrdiff_t end = (k / PANEL + 1) * PANEL;
-        const real *a = A + (trans ? k * PANEL : k / PANEL * a_panel + k % PANEL);
+        const real *a = A + (trans ? k * a_panel : k / PANEL * a_panel + k % PANEL);
         const real *b = B + k * PANEL;
         end = trans || k1 < end ? k1 : end;
         for (; k < end; k++) {
@@ -127,7 +128,7 @@ INLINE void tile(const int m, const int nv, const int trans, const real *A,
                 for (int v = 0; v < nv; v++)
                     acc[r][v] = v_fma(ar, bv[v], acc[r][v]);
             }
-            a += trans ? PANEL : 1;
+            a += trans ? a_panel : 1;
             b += PANEL;
         }
     }

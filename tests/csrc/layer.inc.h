@@ -298,12 +298,12 @@ static void backward_products(layer *l, chunk at, const real *da, int tid, int n
         k->pack(r0, r1, I, l->x + at.t0 * B * I, I, 1, l->packed_x, panel);
     meet(l, tid, n);
     k->gemm_outer(bptt_split(units, tid, n), bptt_split(units, tid + 1, n), H, H, R,
-                  l->packed_z, panel, da, panel, direct ? l->dV : l->packed_dV,
+                  l->packed_z, P, panel, da, panel, direct ? l->dV : l->packed_dV,
                   direct ? H : P, direct ? P : H * P, add);
     if (l->x) {
         units = k->outer_tiles(I) * panels;
         k->gemm_outer(bptt_split(units, tid, n), bptt_split(units, tid + 1, n), I, H, R,
-                      l->packed_x, panel, da, panel, direct ? l->dW : l->packed_dW,
+                      l->packed_x, P, panel, da, panel, direct ? l->dW : l->packed_dW,
                       direct ? H : P, direct ? P : I * P, add);
     } else {
         k->scatter(p0, p1, H, R, l->ids + at.t0 * B, da, panel, l->dW);
