@@ -256,7 +256,7 @@ def backward(
     """
     form, layers = run.form, run.layers
     (I, H), dtype = layers[0].W.shape, layers[0].W.dtype
-    dz = _as_dz(dz, form, H, dtype)
+    dz = as_dz(dz, form, H, dtype)
     flow = as_flow(clip_error, clip_error_value, record)
     sums, flows = [], []
     for k, (W, V, b, _, _, leaves) in enumerate(layers):
@@ -319,7 +319,7 @@ def _rows(form: Form) -> int:
     return form.cells
 
 
-def _as_dz(dz: Any, form: Form, H: int, dtype: Any) -> Any:
+def as_dz(dz: Any, form: Form, H: int, dtype: Any) -> Any:
     """Return dz as (T, B, H), or rows (M, 1, H) of a ragged batch, or a function."""
     if callable(dz) and isinstance(form, Ragged):
         raise ValueError(f"dz must be a {form.name} like x, got a function")
