@@ -84,7 +84,7 @@ def as_network_budgets(
     omega: bool,
 ) -> dict[str, int]:
     """Return what `as_budgets` does, for a network that can read within it."""
-    budget = as_budgets(stack, memory, checkpoint)
+    budget = as_budgets(stack, memory, checkpoint, together=every)
     if not budget:
         return budget
     name, came = "memory", memory
@@ -93,11 +93,6 @@ def as_network_budgets(
     if omega:
         raise ValueError(
             f"{name} must be None with omega, which needs all states, got {came!r}"
-        )
-    if every and stack.directions > 1:
-        raise ValueError(
-            f"{name} must be None for a bidirectional network with readout 'every', "
-            f"which needs both states of a step at a time, got {came!r}"
         )
     if every and (is_list(x) or lengths is not None):
         raise ValueError(
