@@ -122,7 +122,7 @@ def forward(
         return form.shaped(rows) if keeps else run.z_last, run
 
     chunk = _backend.kernels.chunk_steps(T, B, I, H, W.itemsize)
-    sizes = _recompute.Sizes(T, B, I, H, W.itemsize, chunk)
+    sizes = _recompute.Sizes(T, B, I, H, W.itemsize, chunk, beside=form.known_bytes)
     schedule = _recompute.plan(sizes, memory=memory, checkpoint=checkpoint)
     leaves = Leaves(form, layout, schedule.steps)
     buffer = np.empty((leaves.room(), H), W.dtype)
