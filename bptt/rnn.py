@@ -168,9 +168,8 @@ class RNN:
             Keep only some states and let `backward` compute the others again, as in
             `bptt.forward`: so many bytes for those of all layers, and for what dropout
             keeps, a bit for each state. Of two directions of a single layer each has
-            half. Several layers in both directions are run again and again, a few
-            times the work for 2 or 3 of them, as ``tape.schedule`` tells, and take
-            sequences of one length alone.
+            half. Several layers in both directions take more than one extra pass, as
+            ``tape.schedule`` tells, and sequences of one length.
         checkpoint : int, optional
             Keep only the states so many steps apart, likewise.
         training : bool, default False
