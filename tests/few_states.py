@@ -176,3 +176,25 @@ def peak(call):
         return result, tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+
+
+def check_memory(case, **options):
+    """Assert that a step on many steps of time takes no more than its budget, and can
+    do with a sixth of what it takes where all states are kept.
+    """
+    rnn, x, z0, dz, _ = case
+    dz[...] = 0
+
+    def step(**budget):
+        _, tape = rnn.forward(x, z0, training=True, seed=0, **options, **budget)
+        rnn.backward(tape, dz, dz_last=tape.z_last, need_x_grad=False)
+        return tape
+
+    tape, stored = peak(step)
+    assert stored > rnn.stack.num_layers * dz.nbytes
+    least = least_of(step)
+    for memory in (least, int(1.2 * least)):
+        tape, most = peak(lambda memory=memory: step(memory=memory))
+        assert tape.schedule.peak_bytes <= memory
+        assert most <= memory
+        assert memory < stored / 6

@@ -6,7 +6,7 @@ import types
 
 import numpy as np
 import pytest
-from few_states import Case, check_budgets, check_plain, least_of, peak, plain
+from few_states import Case, check_budgets, check_memory, check_plain, plain
 from ragged import same_bits
 
 from bptt import _backend, _layers, _stack
@@ -122,24 +122,8 @@ def test_the_gradient_may_be_asked_for_part_by_part(batch_first):
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize("lengths", [None, [6000, 5000, 100, 900]])
 def test_it_takes_no_more_memory_than_it_may(lengths, dropout):
-    T, B, H, layers = 6000, 4, 24, 4
-    rnn, x, z0, *_ = plain(layers, T, B, H, H, np.float32, dropout=dropout)
-    target = np.zeros((T, B, H), np.float32)
-
-    def step(**budget):
-        _, tape = rnn.forward(x, z0, lengths=lengths, training=True, seed=0, **budget)
-        rnn.backward(tape, target, dz_last=tape.z_last, need_x_grad=False)
-        return tape
-
-    states = T * B * H * 4
-    tape, stored = peak(step)
-    assert stored > layers * states
-    least = least_of(step)
-    for memory in (least, int(1.2 * least)):
-        tape, most = peak(lambda memory=memory: step(memory=memory))
-        assert tape.schedule.peak_bytes <= memory
-        assert most <= memory
-        assert memory < stored / 6
+    case = plain(4, 6000, 4, 24, 24, np.float32, dropout=dropout)
+    check_memory(case, lengths=lengths)
 
 
 def test_a_tape_says_what_it_is():

@@ -8,7 +8,7 @@ import types
 
 import numpy as np
 import pytest
-from few_states import Case, check_budgets, check_plain, least_of, peak, plain
+from few_states import Case, check_budgets, check_memory, check_plain, least_of, plain
 
 from bptt import RNN, _backend, _errors_both, _layers_both, _stack, _zigzag
 from bptt._recompute import Sizes
@@ -253,24 +253,7 @@ def test_the_least_budget_is_the_least():
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize("T", [6000, 6144])
 def test_it_takes_no_more_memory_than_it_may(T, dropout):
-    B, H, layers = 4, 24, 3
-    rnn, x, z0, *_ = plain(layers, T, B, H, H, np.float32, dropout=dropout, **BOTH)
-    target = np.zeros((T, B, 2 * H), np.float32)
-
-    def step(**budget):
-        _, tape = rnn.forward(x, z0, training=True, seed=0, **budget)
-        rnn.backward(tape, target, dz_last=tape.z_last, need_x_grad=False)
-        return tape
-
-    states = T * B * 2 * H * 4
-    tape, stored = peak(step)
-    assert stored > layers * states
-    least = least_of(step)
-    for memory in (least, int(1.2 * least)):
-        tape, most = peak(lambda memory=memory: step(memory=memory))
-        assert tape.schedule.peak_bytes <= memory
-        assert most <= memory
-        assert memory < stored / 2
+    check_memory(plain(3, T, 4, 24, 24, np.float32, dropout=dropout, **BOTH))
 
 
 def test_a_tape_says_what_it_is():
