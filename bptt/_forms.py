@@ -33,6 +33,7 @@ class Rectangle:
     """T steps of B sequences, or one sequence without the axis B."""
 
     name = "array"
+    known_bytes = 0
 
     def __init__(self, T: int, B: int, batched: bool) -> None:
         self.T, self.B, self.S, self.batched = T, B, B, batched
@@ -137,6 +138,14 @@ class Ragged:
             lengths, start, self._row, self.offsets, first, self.S if padded else 1,
             self.place, self.sequence,
         )  # fmt: skip
+
+    @property
+    def known_bytes(self) -> int:
+        """The bytes of what says where each cell stands: two numbers for each, and two
+        for each step.
+        """
+        known = self.place, self.sequence, self.offsets, self._ended
+        return sum(array.nbytes for array in known)
 
     def gather(
         self, name: str, value: Any, K: int, dtype: Any, letter: str = "H"

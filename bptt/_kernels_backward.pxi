@@ -70,8 +70,8 @@ cdef int _backward(
     const real[:, :, :] dz,             # (T, B, H)      IN, or None
     const Py_ssize_t[::1] dz_rows,      # of dz (N)      IN, or None
     const real[:, ::1] dz_last,         # (B, H)         IN, or None; for dz[T-1]
-    real[:, ::1] dW,                    # (I, H)         OUT
-    real[:, ::1] dV,                    # (H, H)         OUT
+    real[:, ::1] dW,                    # (I, H)         OUT, or None with dV
+    real[:, ::1] dV,                    # (H, H)         OUT, or None
     real[::1] db,                       # (H)            OUT, or None
     real[:, ::1] dz0,                   # (B, H)         OUT
     real[:, :, :] dx,                   # (T, B, I)      OUT, or None
@@ -104,7 +104,9 @@ cdef int _backward(
         l.dz, l.dz_row = &dz[0, 0, 0], row_of(l, dz, l.H)
     if dz_last is not None:
         l.dz_last = &dz_last[0, 0]
-    l.dW, l.dV, l.dz0 = &dW[0, 0], &dV[0, 0], &dz0[0, 0]
+    l.dz0 = &dz0[0, 0]
+    if dV is not None:
+        l.dW, l.dV = &dW[0, 0], &dV[0, 0]
     if db is not None:
         l.db = &db[0]
     if dx is not None:
@@ -139,9 +141,9 @@ cdef void backward_loop(Layer *l, const Kernels *k, int tid, int n) noexcept nog
                l.W, l.W_h, l.W_i, l.packed_W, H * P)
     if tid == 0 and l.db != NULL and not l.add:
         memset(l.db, 0, H * l.itemsize)
-    if tid == 0 and l.x == NULL and not l.add:
+    if tid == 0 and l.x == NULL and l.dV != NULL and not l.add:
         memset(l.dW, 0, I * H * l.itemsize)
-    if l.add and chunks > 1:
+    if l.add and chunks > 1 and l.dV != NULL:
         k.pack(split(H, tid, n), split(H, tid + 1, n), H,
                l.dV, H, 1, l.packed_dV, H * P)
         if l.x != NULL:
@@ -182,7 +184,7 @@ cdef void backward_loop(Layer *l, const Kernels *k, int tid, int n) noexcept nog
                 return
             backward_products(l, k, c, da[0], tid, n)
 
-    if l.plan.chunks > 1:
+    if l.plan.chunks > 1 and l.dV != NULL:
         k.unpack(split(H, tid, n), split(H, tid + 1, n), H,
                  l.packed_dV, H * P, l.dV)
         if l.x != NULL:
@@ -323,11 +325,11 @@ cdef void backward_products(
     cdef Share mine
     # Sums stay packed from chunk to chunk, unless one chunk is all there is.
     cdef bint direct = l.plan.chunks == 1, add = t1 < l.T or l.add
-    cdef bint own = own_products(l, n)
+    cdef bint own = own_products(l, n), sums = l.dV != NULL
     cdef const void *z = l.packed_z
     cdef const void *x = l.packed_x
     cdef Py_ssize_t z_row = P, x_row = P, z_panel = panel, x_panel = panel
-    cdef bint even = lie_evenly(l)
+    cdef bint even = lie_evenly(l), packed = sums and not even
     if even:
         z, z_row, z_panel = at(l, l.z, x0 * l.cell.z_row), l.cell.z_row, P
         x, x_row, x_panel = at(l, l.x, x0 * l.x_row), l.x_row, P
@@ -336,9 +338,9 @@ cdef void backward_products(
         for t in range(t0, t1):
             r = cells_before(l, t) - x0
             mine = share_rows(l, k, t, I, tid, n)
-            if not even:
+            if packed:
                 pack_states(l, k, c, r + mine.r0, r + mine.r1)
-            if l.x != NULL and not even:
+            if packed and l.x != NULL:
                 pack_inputs(l, k, c, r + mine.r0, r + mine.r1)
             if l.dx != NULL and l.place == NULL:
                 k.gemm(&mine, I, H, at(l, da, r * P), panel, l.packed_W, NULL,
@@ -348,20 +350,21 @@ cdef void backward_products(
                        at(l, l.cells_dx, r * I), I)
                 put_dx(l, x0, r + mine.r0, r + mine.r1)
         r = 0
-    elif not even:
+    elif packed:
         pack_states(l, k, c, split(R, tid, n), split(R, tid + 1, n))
         if l.x != NULL:
             pack_inputs(l, k, c, split(R, tid, n), split(R, tid + 1, n))
     meet(l, tid, n)
-    k.gemm_outer(split(units, tid, n), split(units, tid + 1, n), H, H, R,
-                 z, z_row, z_panel, da, panel, l.dV if direct else l.packed_dV,
-                 H if direct else P, P if direct else H * P, add)
-    if l.x != NULL:
+    if sums:
+        k.gemm_outer(split(units, tid, n), split(units, tid + 1, n), H, H, R,
+                     z, z_row, z_panel, da, panel, l.dV if direct else l.packed_dV,
+                     H if direct else P, P if direct else H * P, add)
+    if sums and l.x != NULL:
         units = k.outer_tiles(I) * panels
         k.gemm_outer(split(units, tid, n), split(units, tid + 1, n), I, H, R,
                      x, x_row, x_panel, da, panel, l.dW if direct else l.packed_dW,
                      H if direct else P, P if direct else I * P, add)
-    else:
+    elif sums:
         many = l.B if l.back else R
         while r < R:
             k.scatter(p0, p1, H, many, l.ids + (-x0 - r if l.back else x0),

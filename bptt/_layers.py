@@ -256,7 +256,7 @@ def backward(
     """
     form, layers = run.form, run.layers
     (I, H), dtype = layers[0].W.shape, layers[0].W.dtype
-    dz = _as_dz(dz, form, H, dtype)
+    dz = as_dz(dz, form, H, dtype)
     flow = as_flow(clip_error, clip_error_value, record)
     sums, flows = [], []
     for k, (W, V, b, _, _, leaves) in enumerate(layers):
@@ -301,13 +301,14 @@ def backward(
 
 def _sizes(form: Form, L: int, I: int, H: int, itemsize: int, drops: bool) -> Sizes:
     """Return the sizes of a run: with the gradients that go from layer to layer in a
-    leaf, states after dropout, rows of a ragged batch, and what dropout keeps.
+    leaf, states after dropout, rows of a ragged batch and where they stand, and what
+    dropout keeps.
     """
     T, B = max(1, form.T), max(1, form.B)
     chunks = [_backend.kernels.chunk_steps(T, B, n, H, itemsize) for n in (I, H)]
     ragged = isinstance(form, Ragged)
     between = 2 * H + 2 * H * drops + 2 * I * ragged
-    beside = (L - 1) * _rows(form) * bytes_of_row(H) * drops
+    beside = form.known_bytes + (L - 1) * _rows(form) * bytes_of_row(H) * drops
     chunk = min(T, lcm(*chunks))
     return Sizes(T, B, max(I, H), H, itemsize, chunk, L, between, beside)
 
@@ -319,7 +320,7 @@ def _rows(form: Form) -> int:
     return form.cells
 
 
-def _as_dz(dz: Any, form: Form, H: int, dtype: Any) -> Any:
+def as_dz(dz: Any, form: Form, H: int, dtype: Any) -> Any:
     """Return dz as (T, B, H), or rows (M, 1, H) of a ragged batch, or a function."""
     if callable(dz) and isinstance(form, Ragged):
         raise ValueError(f"dz must be a {form.name} like x, got a function")

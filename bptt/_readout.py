@@ -178,20 +178,28 @@ class LeafLoss:
 
     def __call__(self, start: int, z: Array) -> Array:
         """Return dz of the steps start + 1 to start + len(z)."""
+        return self._blocks(start, z, counted=True)
+
+    def again(self, start: int, z: Array) -> Array:
+        """Return dz of steps whose loss is counted already."""
+        return self._blocks(start, z, counted=False)
+
+    def _blocks(self, start: int, z: Array, *, counted: bool) -> Array:
         dz = np.empty_like(z)
         row = math.prod(z.shape[1:-1]) * sum(self.params["U"].shape)
         steps = max(1, BLOCK // max(1, row))
         for t in range(0, len(z), steps):
-            dz[t : t + steps] = self._block(start + t, z[t : t + steps])
+            dz[t : t + steps] = self._block(start + t, z[t : t + steps], counted)
         return dz
 
-    def _block(self, start: int, z: Array) -> Array:
+    def _block(self, start: int, z: Array, counted: bool) -> Array:
         target = self.target[start : start + len(z)]
         value, dU, dc, dz = read_back(self.params, z, self.loss, target)
         share = math.prod(z.shape[:-1]) / max(1, self.rows)
-        self.value += share * value
-        self.dU += share * dU
-        self.dc += share * dc
+        if counted:
+            self.value += share * value
+            self.dU += share * dU
+            self.dc += share * dc
         dz *= share
         return dz
 

@@ -55,7 +55,10 @@ class Schedule(NamedTuple):
     peak_bytes : int
         Of those states, the states of a leaf and the workspace of the kernels.
     extra_steps : int
-        Steps that `backward` runs forward once more; T of them are one forward pass.
+        Steps that are run forward once more, in `backward` and, through layers in both
+        directions on top of each other, before it; T of them are one forward pass.
+    extra_back_steps : int
+        Steps that `backward` runs back once more, through such layers.
     """
 
     steps: int
@@ -63,6 +66,7 @@ class Schedule(NamedTuple):
     slots: int
     peak_bytes: int
     extra_steps: int
+    extra_back_steps: int = 0
 
 
 def advances(n: int, s: int) -> int:
@@ -200,6 +204,14 @@ class Sizes(NamedTuple):
     beside: int = 0
 
     @property
+    def chunks(self) -> int:
+        return -(-self.T // self.chunk)
+
+    def chunks_of(self, steps: int) -> int:
+        """Return how many chunks a leaf of so many steps has, rounded up."""
+        return min(self.chunks, -(-steps // self.chunk))
+
+    @property
     def border(self) -> int:
         """The bytes of what is kept at a border: a state of each layer."""
         return self.layers * self.B * self.H * self.itemsize
@@ -209,17 +221,26 @@ class Sizes(NamedTuple):
         cells = m * self.chunk * self.B
         return cells * (self.layers * self.H + self.between) * self.itemsize
 
+    @property
+    def work_bytes(self) -> int:
+        """The bytes of the workspace of the kernels."""
+        I, H = self.I, self.H
+        weights = 3 * (I + H) * _panels(H)
+        work = weights + (self.chunk * self.B + 1) * (_panels(I) + 4 * _panels(H))
+        return work * self.itemsize
+
+    @property
+    def second_bytes(self) -> int:
+        """Those of the workspace of a second run forward at the same time."""
+        I, H, B = self.I, self.H, self.B
+        weights, states = (I + H) * _panels(H), 2 * (B + 1) * _panels(H)
+        work = weights + states + (self.chunk * B + 1) * _panels(I)
+        return work * self.itemsize
+
     def fixed_bytes(self, m: int) -> int:
         """Return the bytes of all but what is kept at borders; leaves of m chunks."""
-        B, I, H = self.B, self.I, self.H
-
-        def panels(n: int) -> int:
-            return -(-n // 32) * 32
-
-        weights = 3 * (I + H) * panels(H)
-        work = weights + (self.chunk * B + 1) * (panels(I) + 4 * panels(H))
         around = 3 * self.border + self.beside
-        return self.leaf_bytes(m) + around + work * self.itemsize
+        return self.leaf_bytes(m) + around + self.work_bytes
 
     def schedule(self, m: int, slots: int) -> Schedule:
         """Return the schedule of leaves of m chunks, with so many slots."""
@@ -250,14 +271,14 @@ def plan(
     BudgetError
         The budget is below what the shortest leaf and one state take.
     """
-    chunks = -(-sizes.T // sizes.chunk)
+    chunks = sizes.chunks
     if memory is None:
         assert checkpoint is not None
-        m = min(chunks, -(-checkpoint // sizes.chunk))
+        m = sizes.chunks_of(checkpoint)
         return sizes.schedule(m, -(-chunks // m))
 
     found = []
-    for m in _candidates(chunks):
+    for m in candidates(chunks):
         slots = (memory - sizes.fixed_bytes(m)) // sizes.border
         if slots >= 1:
             found.append((m, sizes.schedule(m, min(slots, -(-chunks // m)))))
@@ -271,7 +292,12 @@ def plan(
     return min((s for _, s in found), key=lambda s: s.extra_steps)
 
 
-def _candidates(chunks: int) -> list[int]:
+def _panels(n: int) -> int:
+    """Return n columns in whole panels, of the widest there are."""
+    return -(-n // 32) * 32
+
+
+def candidates(chunks: int) -> list[int]:
     """Return leaf lengths to try, in chunks: all small ones, then each 1/8 longer."""
     lengths = [1]
     while lengths[-1] < chunks:

@@ -66,8 +66,8 @@ def backward(
     activation: Activation,
     dz: Any,  # (T, B, H), or None          IN   loss on every state
     dz_last: Array | None,  # (B, H)        IN   loss on the last state
-    dW: Array,  # (I, H)                    OUT
-    dV: Array,  # (H, H)                    OUT
+    dW: Array | None,  # (I, H)             OUT, or None with dV
+    dV: Array | None,  # (H, H)             OUT, or None
     db: Array | None,  # (H)                OUT
     dz0: Array,  # (B, H)                   OUT
     dx: Array | None,  # (T, B, I)          OUT
@@ -108,12 +108,15 @@ def backward(
         e = da[t - 1] @ V.T
     dz0[...] = e
     rows = da.reshape(-1, H)
-    dV[...] = z[:-1].reshape(-1, H).T @ rows
+    if dV is not None:
+        dV[...] = z[:-1].reshape(-1, H).T @ rows
 
     # 1. forward was x[t] W + b, so now
     if db is not None:
         db[...] = rows.sum(axis=0)
-    if x.ndim == 2:
+    if dW is None:
+        pass
+    elif x.ndim == 2:
         dW[...] = 0
         np.add.at(dW, x, da)
     else:

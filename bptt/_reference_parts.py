@@ -125,8 +125,8 @@ def backward(
     activation: Activation,
     dz: Any,
     dz_last: Array | None,
-    dW: Array,
-    dV: Array,
+    dW: Array | None,
+    dV: Array | None,
     db: Array | None,
     dz0: Array,
     dx: Array | None,
@@ -162,12 +162,15 @@ def backward(
         if flow is not None:
             e = treat(e, slope, flow, now)
         da = e * slope
-        z_prev, x_t = steps.state_before(t), x[steps.places(t, x)]
-        dV += z_prev.T @ da
+        x_t = x[steps.places(t, x)]
+        if dV is not None:
+            dV += steps.state_before(t).T @ da
         # 1. forward was x[t] W + b, so now
         if db is not None:
             db += da.sum(axis=0)
-        if x_t.ndim == 1:
+        if dW is None:
+            pass
+        elif x_t.ndim == 1:
             np.add.at(dW, x_t, da)
         else:
             dW += x_t.T @ da

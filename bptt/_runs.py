@@ -122,7 +122,7 @@ def forward(
         return form.shaped(rows) if keeps else run.z_last, run
 
     chunk = _backend.kernels.chunk_steps(T, B, I, H, W.itemsize)
-    sizes = _recompute.Sizes(T, B, I, H, W.itemsize, chunk)
+    sizes = _recompute.Sizes(T, B, I, H, W.itemsize, chunk, beside=form.known_bytes)
     schedule = _recompute.plan(sizes, memory=memory, checkpoint=checkpoint)
     leaves = Leaves(form, layout, schedule.steps)
     buffer = np.empty((leaves.room(), H), W.dtype)
@@ -338,13 +338,16 @@ def leaf_of(
     """Return dz of a leaf, from cells or from a function of its states."""
     if not callable(dz):
         return leaves.part(i, dz)
-    t0, t1 = leaves.bounds(i)
-    z = states[1:] if batched else states[1:, 0]
-    z.flags.writeable = False
-    shape = (t1 - t0, *z.shape[1:])
-    value = as_real("dz(start, z)", dz(t0, z), dtype)
-    check_shape("dz(start, z)", value, "the shape of z", shape)
-    return value.reshape(t1 - t0, leaves.B, -1)
+    return asked(dz, leaves.bounds(i)[0], states[1:], batched, dtype)
+
+
+def asked(dz: Any, start: int, z: Array, batched: bool, dtype: Any) -> Array:
+    """Return dz from a function of the states (T, B, H) behind a step."""
+    shown = z[:] if batched else z[:, 0]
+    shown.flags.writeable = False
+    value = as_real("dz(start, z)", dz(start, shown), dtype)
+    check_shape("dz(start, z)", value, "the shape of z", shown.shape)
+    return value.reshape(z.shape)
 
 
 def with_room(layout: Layout | None, H: int, dtype: Any) -> Layout | None:

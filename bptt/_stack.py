@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bptt import _both_ways, _layers
+from bptt import _both_ways, _errors_both, _layers, _layers_both
 from bptt._directions import Order, both, in_order
 from bptt._dropout import draw, drop, drop_back
 from bptt._forms import is_list
 from bptt._layers import Layers
+from bptt._layers_both import LayersBoth
 from bptt._parameters import Shapes, names_of_cells, shapes_of_cells
 from bptt._runs import Run
 from bptt._stack_tape import StackGradients, StackTape
@@ -122,11 +123,13 @@ class Stack:
         reset_state: States = None,
         generator: np.random.Generator | None = None,
         budget: Mapping[str, Any] = NOTHING,
+        together: bool = False,
     ) -> tuple[Array, StackTape]:
         """Run all layers, each cell from its z0, with dropout from a generator.
 
-        Lists become one array of all steps. With a budget, for the states that each
-        direction keeps, z are the last ones.
+        Lists become one array of all steps. With a budget, for the states that are
+        kept, z are the last ones. It is one for each direction of a single layer,
+        unless both are to be run together, for those who need both states of a step.
         """
         x, order = in_order(x, lengths, resets, offsets, self.input_size, self.dtype)
         if reset_state is not None:
@@ -140,18 +143,8 @@ class Stack:
             z_last = tape.z_last[np.newaxis]
             z = z_last if budget else z
             return z, StackTape((tape,), (), z_last, shape, order)
-        if budget and self.num_layers > 1:
-            layers = _layers.forward(
-                x,
-                [self._cell(params, cell) for cell in range(self.cells)],
-                z0,
-                activation=self.activation,
-                dropout=self.dropout,
-                generator=generator,
-                reset_states=order.reset_states,
-                **order.options(0),
-                **budget,
-            )
+        if budget and (self.num_layers > 1 or together):
+            layers = self._layers(params, x, z0, order, generator, budget)
             z_last = layers.z_last
             return z_last, StackTape((), (), z_last, shape, order, layers)
         tapes: list[Tape] = []
@@ -240,25 +233,48 @@ class Stack:
         dx = dz if dz is None else tape.order.split(dz)
         return StackGradients(params, dz0, dx), tape.order.flows(flows, D)
 
+    def _layers(
+        self,
+        params: Mapping[str, Array],
+        x: Array,
+        z0: States,
+        order: Order,
+        generator: np.random.Generator | None,
+        budget: Mapping[str, Any],
+    ) -> Layers | LayersBoth:
+        """Run layers that keep some of their states leaf by leaf."""
+        options = {
+            "activation": self.activation,
+            "dropout": self.dropout,
+            "generator": generator,
+            "reset_states": order.reset_states,
+            **budget,
+        }
+        cells = [self._cell(params, cell) for cell in range(self.cells)]
+        if self.directions == 1:
+            return _layers.forward(x, cells, z0, **order.options(0), **options)
+        return _layers_both.forward(
+            x, cells, z0, options=[order.options(d) for d in (0, 1)], **options
+        )
+
     def _layers_back(
         self,
         tape: StackTape,
-        layers: Layers,
+        layers: Layers | LayersBoth,
         dz: Any,
         dz_last: Array | None,
         need_x_grad: bool,
         error: Mapping[str, Any],
     ) -> tuple[StackGradients, tuple[ErrorFlow, ...]]:
         """Run backwards leaf by leaf through layers that keep some of their states."""
-        grads, flows = _layers.backward(
-            layers, dz, dz_last, need_x_grad=need_x_grad, **error
-        )
+        run: Any = _layers.backward if self.directions == 1 else _errors_both.backward
+        grads, flows = run(layers, dz, dz_last, need_x_grad=need_x_grad, **error)
         params: dict[str, Array] = {}
         for one, names in zip(grads, self.names(), strict=True):
             params |= _named(one, names)
         dz0, dx = np.array([one.z0 for one in grads]), grads[0].x
         dx = dx if dx is None else tape.order.split(dx)
-        return StackGradients(params, dz0, dx), tape.order.flows(flows)
+        return StackGradients(params, dz0, dx), tape.order.flows(flows, self.directions)
 
     def _forward_layer(
         self,

@@ -49,22 +49,28 @@ def as_stack(
 
 
 def as_budgets(
-    stack: Stack, memory: int | str | None, checkpoint: int | None
+    stack: Stack,
+    memory: int | str | None,
+    checkpoint: int | None,
+    *,
+    together: bool = False,
 ) -> dict[str, int]:
-    """Return what each direction is told of the states that it may keep."""
+    """Return what each direction is told of the states that it may keep, or all are
+    that are run together.
+    """
     if memory is checkpoint is None:
         return {}
     size, steps = as_budget(memory, checkpoint)
-    if stack.num_layers > 1 and stack.directions > 1:
-        name = "memory" if steps is None else "checkpoint"
-        raise ValueError(
-            f"{name} must be None for bidirectional layers on top of each other, where "
-            "the first step of a layer needs the states of the one below at every "
-            f"step; got num_layers = {stack.num_layers}"
-        )
     if size is None:
         return {} if steps is None else {"checkpoint": steps}
-    return {"memory": max(1, size // stack.directions)}
+    return {"memory": max(1, size // _shares(stack, together))}
+
+
+def _shares(stack: Stack, together: bool) -> int:
+    """Return how many have a part of a budget each: the directions of a single layer,
+    unless they are run together, as layers on top of each other are.
+    """
+    return stack.directions if stack.num_layers == 1 and not together else 1
 
 
 def as_network_budgets(
@@ -78,7 +84,7 @@ def as_network_budgets(
     omega: bool,
 ) -> dict[str, int]:
     """Return what `as_budgets` does, for a network that can read within it."""
-    budget = as_budgets(stack, memory, checkpoint)
+    budget = as_budgets(stack, memory, checkpoint, together=every)
     if not budget:
         return budget
     name, came = "memory", memory
@@ -87,11 +93,6 @@ def as_network_budgets(
     if omega:
         raise ValueError(
             f"{name} must be None with omega, which needs all states, got {came!r}"
-        )
-    if every and stack.directions > 1:
-        raise ValueError(
-            f"{name} must be None for a bidirectional network with readout 'every', "
-            f"which needs both states of a step at a time, got {came!r}"
         )
     if every and (is_list(x) or lengths is not None):
         raise ValueError(
@@ -102,14 +103,18 @@ def as_network_budgets(
 
 
 def forward_within(
-    stack: Stack, budget: Mapping[str, int], *arguments: Any, **options: Any
+    stack: Stack,
+    budget: Mapping[str, int],
+    *arguments: Any,
+    together: bool = False,
+    **options: Any,
 ) -> tuple[Array, StackTape]:
     """Run `stack.forward`; of a budget that is too small say what all of it must be."""
     try:
-        return stack.forward(*arguments, **options, budget=budget)
+        return stack.forward(*arguments, **options, budget=budget, together=together)
     except BudgetError as error:
-        D = stack.directions
-        raise BudgetError(error.least * D, error.memory * D) from None
+        parts = _shares(stack, together)
+        raise BudgetError(error.least * parts, error.memory * parts) from None
 
 
 def as_dz(stack: Stack, dz: Any, tape: StackTape, batch_first: bool) -> Array:

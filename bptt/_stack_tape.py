@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from bptt._directions import Order
 from bptt._layers import Layers
+from bptt._layers_both import LayersBoth
 from bptt._recompute import Schedule
 from bptt._tape import Tape
 
@@ -50,7 +51,7 @@ class StackTape:
     shape : tuple of int
         That of the states of the last layer, time first.
     order : Order
-    layers : Layers or None
+    layers : Layers, LayersBoth or None
         The layers, where they keep only some of their states.
     """
 
@@ -59,7 +60,7 @@ class StackTape:
     z_last: Array
     shape: tuple[int, ...]
     order: Order
-    layers: Layers | None = None
+    layers: Layers | LayersBoth | None = None
 
     @property
     def schedule(self) -> Schedule | None:

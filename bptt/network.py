@@ -190,7 +190,7 @@ class Network:
         memory, checkpoint : optional
             As in `RNN.forward`: keep only some states, and no readout of all steps.
             Where that is "every" the loss is taken part by part, and differs by
-            rounding; then for one direction, and sequences of one length.
+            rounding; then for sequences of one length.
         clip_error, clip_error_value : float, optional
             As in `RNN.backward`. They bound the error in the layers: the loss, dU and
             dc are as they were, and so are the gradients of omega.
@@ -397,6 +397,7 @@ class Network:
             self.stack, budget, self.params, x, self.stack.states(x, start),
             lengths=lengths, resets=resets, generator=generator,
             reset_state=self.stack.zeros() if carried else None,
+            together=self.readout == "every",
         )  # fmt: skip
 
     def _rows(self, z: Array, tape: StackTape) -> Array:

@@ -92,7 +92,8 @@ def forward(
         start from but the end of an earlier batch. One at the first step then counts.
     memory : int or str, optional
         Keep only some states, and let `backward` compute the others again: so many
-        bytes, or text like "64MB", for them, and for the workspace of the kernels.
+        bytes, or text like "64MB", for them, for the workspace of the kernels, and for
+        what says where the cells of a ragged batch stand, 16 bytes each.
         ``tape.schedule`` tells what it costs; the gradients have the same bits.
     checkpoint : int, optional
         Keep only the states so many steps apart, rounded up to whole time chunks.

@@ -167,9 +167,9 @@ class RNN:
         memory : int or str, optional
             Keep only some states and let `backward` compute the others again, as in
             `bptt.forward`: so many bytes for those of all layers, and for what dropout
-            keeps, a bit for each state. Of two directions each has half. Not for
-            bidirectional layers on top of each other: the first step of one needs
-            every state of the layer below.
+            keeps, a bit for each state. Of two directions of a single layer each has
+            half. Several layers in both directions take more than one extra pass, as
+            ``tape.schedule`` tells, and sequences of one length.
         checkpoint : int, optional
             Keep only the states so many steps apart, likewise.
         training : bool, default False

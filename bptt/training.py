@@ -17,7 +17,7 @@ import numpy as np
 
 from bptt import _checkpoint
 from bptt._checkpoint import Run
-from bptt._inputs import ErrorClip, as_error_clip
+from bptt._inputs import ErrorClip, as_budget, as_error_clip
 from bptt._interrupts import Interrupts
 from bptt._progress import Callback, Progress, bar
 from bptt._validation import as_number, as_positive, as_size
@@ -47,6 +47,7 @@ def train(
     clip_error: float | None = None,
     clip_error_value: float | None = None,
     omega: float | OmegaTerm | None = None,
+    memory: int | str | None = None,
     nonfinite: str = "raise",
     validation: Validation | None = None,
     validate_every: int | None = None,
@@ -90,6 +91,9 @@ def train(
         whose gradient is added before clipping; for a network of one layer, without
         k1. A number is a weight of the sum over all steps, through everything; the
         gradient of the paper is that of ``OmegaTerm(weight, through="V")``.
+    memory : int or str, optional
+        Bytes for the states of a step, as in `Network.loss_and_gradients`; without k1,
+        whose pieces keep all of theirs. A validation keeps all as well.
     nonfinite : {"raise", "zero", "pass"}
         What a gradient with a NaN or an infinity gets, see `bptt.clip_norm`. The state
         of a stateful network is then that before the batch.
@@ -170,10 +174,12 @@ def train(
         validate_every = epoch if epoch and epoch > 1 else 100
     if patience is not None and validation is None:
         raise ValueError("patience needs a validation to watch, got None")
-    if omega is not None and k1 is not None:
-        raise ValueError(
-            f"omega must be None with k1, for it looks at whole batches; got {omega}"
-        )
+    for name, value in (("omega", omega), ("memory", memory)):
+        if value is not None and k1 is not None:
+            raise ValueError(
+                f"{name} must be None with k1, for it looks at whole batches; "
+                f"got {value}"
+            )
     if resume and checkpoint is None:
         raise ValueError("resume needs the name of a checkpoint, got None")
     trainer = _Trainer(
@@ -183,7 +189,7 @@ def train(
         total=_total_steps(steps, epochs, epoch),
         clip=math.inf if clip is None else as_positive("clip", clip),
         error=as_error_clip(clip_error, clip_error_value),
-        omega=as_term(omega),
+        whole={"omega": as_term(omega), "memory": as_budget(memory, None)[0]},
         nonfinite=nonfinite,
         validation=_as_validation(validation),
         validate_every=as_size("validate_every", validate_every),
@@ -208,7 +214,7 @@ class _Trainer:
         total: int,
         clip: float,
         error: ErrorClip,
-        omega: OmegaTerm | None,
+        whole: dict[str, Any],
         nonfinite: str,
         validation: Callable[[Network], float] | None,
         validate_every: int,
@@ -224,7 +230,7 @@ class _Trainer:
         self.total = total
         self.clip = clip
         self.error = error
-        self.omega = omega
+        self.whole = whole  # what is said of whole batches alone
         self.nonfinite = nonfinite
         self.validation = validation
         self.validate_every = validate_every
@@ -291,8 +297,8 @@ class _Trainer:
                 batch.target,
                 lengths=batch.lengths,
                 resets=batch.resets,
-                omega=self.omega,
                 seed=seed,
+                **self.whole,
                 **self.error,
             )
         else:

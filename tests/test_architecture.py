@@ -22,9 +22,10 @@ LEVELS = [
     {"_kernels", "_reference"},
     {"_backend"},
     {"_forms"},
-    {"_leaves"},
+    {"_leaves", "_zigzag"},
     {"clipping", "_inputs", "_runs", "_sources"},
-    {"_layers", "recurrence", "streaming"},
+    {"_layers", "_layers_both", "recurrence", "streaming"},
+    {"_errors_both"},
     {"flow", "initializers", "losses", "schedules"},
     {
         "_both_ways",

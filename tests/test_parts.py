@@ -105,6 +105,45 @@ def test_a_layout_is_that_of_the_reference(seed, dtype):
     check_layout(_reference, seed, dtype)
 
 
+@DTYPES
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("seed", range(24))
+def test_sums_over_time_may_be_left_out(seed, threads, dtype):
+    rng = np.random.default_rng([seed, 3])
+    I, H = int(rng.integers(1, 9)), (520, 3, 40)[seed % 3]
+    activation = ACTIVATIONS[seed % len(ACTIVATIONS)]
+    if seed % 4:
+        # Rows for each thread by itself, columns, a pipeline; several chunks.
+        T, B = ((70, 24), (900, 3), (900, 1))[seed % 4 - 1]
+        case = random_case(rng, T, B, I, H, activation, dtype, ids=seed % 5 == 0)
+        layout, z = None, np.zeros((T + 1, B, H), dtype)
+    else:
+        form, case, layout, _ = cells_of(
+            rng, random_lengths(rng), I, H, activation, dtype, seed % 5 == 0
+        )
+        T, B, layout = form.T, form.B, layout._replace(ends=None)
+        z = np.zeros((B + form.cells, 1, H), dtype)
+        z[:B, 0] = layout.starts[form.first]
+    steps = kernels.chunk_steps(T, B, I, H, dtype().itemsize)
+    flow = Flow(2.0, 0.5) if seed % 2 else None
+    found = []
+    with _threads.threads(threads):
+        kernels.forward(case.x, case.W, case.V, case.b, z, activation, layout)
+        for sums in (True, False):
+            *of_parameters, dz0, dx = outputs(case, B)
+            if not sums:
+                of_parameters = None, None, None
+            da = np.full((B, H), np.nan, dtype)
+            kernels.backward(
+                case.x, case.W, case.V, z, activation, case.dz, None, *of_parameters,
+                dz0, dx, layout, Segment(steps, da_first=da), flow,
+            )  # fmt: skip
+            found.append([dz0, da] if dx is None else [dz0, da, dx])
+    for with_sums, without in zip(*found, strict=True):
+        assert np.isfinite(without).all()
+        np.testing.assert_array_equal(without, with_sums)
+
+
 SOURCE = inspect.getsource(_reference_parts)
 BUGS = {
     "a start is not put in its place": ("before[row] = self", "self"),

@@ -7,6 +7,7 @@ import pytest
 from runs import STEPS, make, make_streams, same_bits
 
 import bptt
+from bptt import _backend
 from bptt.clipping import NonFiniteGradientError, NonFiniteGradientWarning
 from bptt.data import Batch, Minibatches, pad
 from bptt.network import Network
@@ -57,6 +58,25 @@ def test_minibatches_of_sequences(rng):
     batches = Minibatches(x, target, 4, readout="last")
     history = train(network, batches, optimizer=Adam(0.01), epochs=60)
     assert history.loss[-3:].mean() < history.loss[:3].mean() / 2
+
+
+@pytest.mark.skipif(_backend.backend == "numpy", reason="it orders sums by the shape")
+@pytest.mark.parametrize("both", [False, True])
+def test_few_states_are_kept_within_a_budget(rng, both):
+    x = rng.normal(size=(900, 5, 3)).astype(np.float32)
+    options = {"loss": "squared_error", "readout": "last", "num_layers": 2}
+    trained = []
+    for memory in (None, "600KB"):
+        network = Network(3, 8, 3, bidirectional=both, seed=0, **options)
+        batch = x, x.sum(axis=0)
+        train(network, batch, optimizer=Adam(0.01), steps=5, memory=memory)
+        trained.append(network)
+    same_bits(*trained)
+
+
+def test_a_budget_that_is_too_small_is_told_of():
+    with pytest.raises(ValueError, match=r"memory must be at least \d+ bytes"):
+        train(make(), make_streams(), optimizer=SGD(0.1), steps=1, memory=10)
 
 
 def padded(rng, readout):
@@ -241,6 +261,16 @@ def test_a_wanted_bar_without_tqdm_is_told_of(monkeypatch):
             {"steps": 1, "patience": 2},
             ValueError,
             "patience needs a validation to watch, got None",
+        ),
+        (
+            {"steps": 1, "memory": "1MB", "k1": 2},
+            ValueError,
+            "memory must be None with k1, for it looks at whole batches; got 1MB",
+        ),
+        (
+            {"steps": 1, "memory": "much"},
+            ValueError,
+            "memory must be bytes, or text such as '64MB', got 'much'",
         ),
         (
             {"steps": 1, "resume": True},

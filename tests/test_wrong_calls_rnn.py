@@ -151,18 +151,6 @@ rows = [x[:, 0], x[:2, 0]]
         ),
         # what is kept, and what happens to the error
         (
-            lambda: stacked.forward(x, memory="1GB"),
-            "memory must be None for bidirectional layers on top of each other, where "
-            "the first step of a layer needs the states of the one below at every "
-            "step; got num_layers = 2",
-        ),
-        (
-            lambda: RNN(I, H, 3, bidirectional=True).forward(x, checkpoint=2),
-            "checkpoint must be None for bidirectional layers on top of each other, "
-            "where the first step of a layer needs the states of the one below at "
-            "every step; got num_layers = 3",
-        ),
-        (
             lambda: two.forward(x, checkpoint=0),
             "checkpoint must be at least 1, got 0",
         ),
