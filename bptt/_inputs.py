@@ -16,10 +16,11 @@ from bptt._validation import (
     as_ids,
     as_positive,
     as_real,
+    as_shaped,
     as_size,
     check_ndim,
     check_not_empty,
-    check_shape,
+    fits,
     walks,
 )
 from bptt.activations import Activation
@@ -28,6 +29,8 @@ Array = NDArray[Any]
 
 # A unit of a bounded activation is saturated below this part of the largest slope.
 SATURATED = 0.05
+# Counts of a step, and of a run.
+COUNT, SUM = np.dtype(np.int32), np.dtype(np.int64)
 
 
 def as_cells(
@@ -189,24 +192,18 @@ def with_records(
         flow.clip_value,
         SATURATED * activation.gamma if bounded else 0.0,
         np.empty(shape),
-        np.empty(shape, np.int32),
-        np.zeros(H, np.int64),
+        np.empty(shape, COUNT),
+        np.zeros(H, SUM),
     )
 
 
 def as_input(x: ArrayLike, I: int, dtype: np.dtype[Any]) -> tuple[Array, bool]:
     """Return x as (T, B, I) or ids (T, B), and whether it had the axis B."""
-    x = as_array("x", x)
-    if x.dtype.kind in "iu":
-        if x.ndim not in (1, 2):
-            hint = "; one-hot or real features must be floats" if x.ndim == 3 else ""
-            raise ValueError(
-                f"x of integers must have shape (T, B) or (T,): token ids; "
-                f"got {x.shape}{hint}"
-            )
-        ids = as_ids("x", x, I)
-        return (ids, True) if x.ndim == 2 else (ids[:, np.newaxis], False)
-    x = as_real("x", x, dtype)
+    if not fits(x, dtype):
+        x = as_array("x", x)
+        if x.dtype.kind in "iu":
+            return _as_tokens(x, I)
+        x = as_real("x", x, dtype)
     if x.ndim not in (2, 3):
         raise ValueError(f"x must have shape (T, B, I) or (T, I), got {x.shape}")
     if x.shape[-1] != I:
@@ -219,20 +216,30 @@ def as_input(x: ArrayLike, I: int, dtype: np.dtype[Any]) -> tuple[Array, bool]:
     return (x, True) if x.ndim == 3 else (x[:, np.newaxis], False)
 
 
+def _as_tokens(x: Array, I: int) -> tuple[Array, bool]:
+    if x.ndim not in (1, 2):
+        hint = "; one-hot or real features must be floats" if x.ndim == 3 else ""
+        raise ValueError(
+            f"x of integers must have shape (T, B) or (T,): token ids; "
+            f"got {x.shape}{hint}"
+        )
+    ids = as_ids("x", x, I)
+    return (ids, True) if x.ndim == 2 else (ids[:, np.newaxis], False)
+
+
 def as_layer(
     W: ArrayLike, V: ArrayLike, b: ArrayLike | None
 ) -> tuple[Array, Array, Array | None]:
     """Return the parameters of a layer, of one dtype and of shapes that fit."""
     W = as_real("W", W, contiguous=False)
-    check_ndim("W", W, "(I, H)")
-    I, H = W.shape
-    check_not_empty("W", "I", I)
-    check_not_empty("W", "H", H)
-    V = as_real("V", V, W.dtype, contiguous=False)
-    check_shape("V", V, "(H, H)", (H, H))
+    if W.ndim != 2 or W.size == 0:
+        check_ndim("W", W, "(I, H)")
+        check_not_empty("W", "I", W.shape[0])
+        check_not_empty("W", "H", W.shape[1])
+    H, dtype = W.shape[1], W.dtype
+    V = as_shaped("V", V, dtype, "(H, H)", (H, H), contiguous=False)
     if b is not None:
-        b = as_real("b", b, W.dtype)
-        check_shape("b", b, "(H,)", (H,))
+        b = as_shaped("b", b, dtype, "(H,)", (H,))
     return W, V, b
 
 
@@ -240,7 +247,7 @@ def as_steps(array: Array, back: bool) -> Array:
     """Return an array (T, B, K) whose steps the kernels can walk through: one after the
     other in memory, or if back one before the other, with rows any distance apart.
     """
-    if walks(array, back):
+    if (array.flags.c_contiguous and not back) or walks(array, back):
         return array
     return np.ascontiguousarray(array[::-1])[::-1] if back else array.copy("C")
 
@@ -249,9 +256,6 @@ def as_rows(
     name: str, value: ArrayLike, B: int, H: int, dtype: np.dtype[Any], batched: bool
 ) -> Array:
     """Return a state of each sequence as (B, H)."""
-    array = as_real(name, value, dtype)
     if batched:
-        check_shape(name, array, "(B, H)", (B, H))
-    else:
-        check_shape(name, array, "(H,)", (H,))
-    return array.reshape(B, H)
+        return as_shaped(name, value, dtype, "(B, H)", (B, H))
+    return as_shaped(name, value, dtype, "(H,)", (H,)).reshape(B, H)

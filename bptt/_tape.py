@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -95,8 +95,7 @@ class Tape:
     batched: bool
 
     def __post_init__(self) -> None:
-        # The kernels trust a tape, and anyone can call this class. Written for speed:
-        # what `forward` made fits, and it makes a tape in every call.
+        # The kernels trust a tape, and anyone can call this class.
         x, W, V, b, z = self.x, self.W, self.V, self.b, self.z
         dtype, ids = z.dtype, x.ndim == 2
         if (
@@ -156,7 +155,8 @@ class Tape:
     @property
     def cells(self) -> tuple[int, int]:
         """The shape of an array of one entry per cell: (T, B), or (N, 1)."""
-        return self.z.shape[0] - 1, self.z.shape[1]
+        after, B, _ = self.z.shape
+        return after - 1, B
 
     @property
     def z_last(self) -> Array:
@@ -171,36 +171,81 @@ class Tape:
         )
 
 
+# What sets the fields of a frozen class, looked up once.
+_set_x, _set_w, _set_v, _set_b, _set_z, _set_activation, _set_batched = (
+    getattr(Tape, field.name).__set__ for field in fields(Tape)
+)
+
+
+def tape_of(
+    x: Array,
+    W: Array,
+    V: Array,
+    b: Array | None,
+    z: Array,
+    activation: Activation,
+    batched: bool,
+) -> Tape:
+    """Return the `Tape` of a call of `forward`, which has checked the arrays."""
+    tape = object.__new__(Tape)
+    _set_x(tape, x)
+    _set_w(tape, W)
+    _set_v(tape, V)
+    _set_b(tape, b)
+    _set_z(tape, z)
+    _set_activation(tape, activation)
+    _set_batched(tape, batched)
+    return tape
+
+
 def new_gradients(tape: Tape, need_x_grad: bool) -> Gradients:
     """Return new arrays for the gradients."""
-    dtype, shapes = tape.z.dtype, _gradient_shapes(tape, need_x_grad)
-    leaves: list[Any] = [None if s is None else np.empty(s, dtype) for s in shapes]
-    if tape.back and leaves[4] is not None:
-        leaves[4] = leaves[4][::-1]
-    return Gradients(*leaves)
+    dtype, empty = tape.z.dtype, np.empty
+    W, V, b, z0, x = _gradient_shapes(tape, need_x_grad)
+    dx = None if x is None else empty(x, dtype)
+    if dx is not None and tape.back:
+        dx = dx[::-1]
+    db = None if b is None else empty(b, dtype)
+    return Gradients(empty(W, dtype), empty(V, dtype), db, empty(z0, dtype), dx)
 
 
-def _gradient_shapes(tape: Tape, need_x_grad: bool) -> list[tuple[int, ...] | None]:
-    (T, B), (I, H) = tape.x.shape[:2], tape.W.shape
-    rows = (B,) if tape.batched else ()
-    b = None if tape.b is None else (H,)
-    x = (T, *rows, I) if need_x_grad and tape.x.ndim == 3 else None
-    return [(I, H), (H, H), b, (*rows, H), x]
+def _gradient_shapes(tape: Tape, need_x_grad: bool) -> tuple[Any, ...]:
+    b, z0 = tape.b, tape.z.shape[1:]
+    x = tape.x.shape if need_x_grad and tape.x.ndim == 3 else None
+    if not tape.batched:
+        z0, x = z0[1:], None if x is None else (x[0], x[2])
+    return tape.W.shape, tape.V.shape, None if b is None else b.shape, z0, x
 
 
 def check_gradients(out: Gradients, tape: Tape, need_x_grad: bool) -> None:
     if not isinstance(out, Gradients):
         raise TypeError(f"out must be Gradients of backward, got {type(out).__name__}")
-    shapes = _gradient_shapes(tape, need_x_grad)
+    shapes, dtype = _gradient_shapes(tape, need_x_grad), tape.z.dtype
+    for leaf, shape in zip(out, shapes, strict=True):
+        if leaf is shape is None:
+            continue
+        # A C array is aligned and writeable as well.
+        if (
+            leaf is None
+            or leaf.shape != shape
+            or leaf.dtype != dtype
+            or not leaf.flags.carray
+        ):
+            _refuse_gradients(out, shapes, dtype)
+
+
+def _refuse_gradients(
+    out: Gradients, shapes: tuple[Any, ...], dtype: np.dtype[Any]
+) -> None:
+    """Say which of the gradients cannot be overwritten."""
     for name, leaf, shape in zip(out._fields, out, shapes, strict=True):
         came = None if leaf is None else leaf.shape
         if came != shape:
             raise ValueError(f"out.{name} must have shape {shape}, got {came}")
-        if leaf is None:
-            continue
-        check_dtype(f"out.{name}", leaf, tape.z.dtype)
-        if not (leaf.flags.carray and leaf.flags.writeable):
-            raise ValueError(f"out.{name} must be contiguous and writeable")
+        if leaf is not None:
+            check_dtype(f"out.{name}", leaf, dtype)
+            if not leaf.flags.carray:
+                raise ValueError(f"out.{name} must be contiguous and writeable")
 
 
 def as_error_flow(flow: Flow, batched: bool) -> ErrorFlow:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import Any, SupportsFloat, cast
+from typing import Any, SupportsFloat, TypeGuard
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -45,8 +45,8 @@ def as_real(
 
     At most one copy is made, and none of an array that is all that already.
     """
-    if _fits(value, dtype):
-        return cast(Array, value)
+    if fits(value, dtype):
+        return value
     array = as_array(name, value)
     native = array.dtype.newbyteorder("=")
     if native not in FLOATS:
@@ -64,15 +64,33 @@ def as_real(
     return np.require(array, native, ["C", "A"])
 
 
-def _fits(value: Any, dtype: DTypeLike | None) -> bool:
+def fits(value: Any, dtype: DTypeLike | None) -> TypeGuard[Array]:
     """Whether value needs no conversion: the usual case, which a call meets often."""
+    if type(value) is not np.ndarray:
+        return False
+    came, flags = value.dtype, value.flags
     return (
-        type(value) is np.ndarray
-        and value.dtype in FLOATS
-        and (dtype is None or value.dtype == dtype)
-        and value.flags.c_contiguous
-        and value.flags.aligned
+        (came in FLOATS if dtype is None else came == dtype)
+        and flags.c_contiguous
+        and flags.aligned
     )
+
+
+def as_shaped(
+    name: str,
+    value: ArrayLike,
+    dtype: np.dtype[Any],
+    letters: str,
+    shape: tuple[int, ...],
+    *,
+    contiguous: bool = True,
+) -> Array:
+    """Return value as `as_real` does, refusing all but the shape named by letters."""
+    if fits(value, dtype) and value.shape == shape:
+        return value
+    array = as_real(name, value, dtype, contiguous=contiguous)
+    check_shape(name, array, letters, shape)
+    return array
 
 
 def as_ids(name: str, array: Array, limit: int) -> Array:

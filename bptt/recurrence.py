@@ -35,8 +35,9 @@ from bptt._tape import (
     as_error_flow,
     check_gradients,
     new_gradients,
+    tape_of,
 )
-from bptt._validation import as_real, check_shape
+from bptt._validation import as_shaped, check_shape
 from bptt.activations import Activation, as_activation
 
 Array = NDArray[Any]
@@ -132,7 +133,7 @@ def forward(
     """
     activation = as_activation(activation)
     W, V, b = as_layer(W, V, b)
-    I, H = W.shape
+    (I, H), dtype = W.shape, W.dtype
     plain = lengths is offsets is resets is reset_state is memory is checkpoint is None
     if not plain or is_list(x):
         if out is not None:
@@ -140,10 +141,10 @@ def forward(
                 "out must be None with a list, lengths, offsets, resets, memory or "
                 "checkpoint"
             )
-        cells, form = as_cells(x, I, W.dtype, lengths, offsets)
+        cells, form = as_cells(x, I, dtype, lengths, offsets)
         flags = None if resets is None else form.flags("resets", resets)
-        start = as_starts(z0, form, H, W.dtype)
-        again = as_reset_state(reset_state, form, H, W.dtype)
+        start = as_starts(z0, form, H, dtype)
+        again = as_reset_state(reset_state, form, H, dtype)
         if again is not None and flags is None:
             raise ValueError("reset_state needs resets, got None")
         budget = as_budget(memory, checkpoint)
@@ -151,14 +152,14 @@ def forward(
             cells, W, V, b, start, activation, form, flags, again, *budget
         )
 
-    x, batched = as_input(x, I, W.dtype)
+    x, batched = as_input(x, I, dtype)
     T, B = x.shape[:2]
-    z = _states(out, (T + 1, B, H), W.dtype)
-    z[0] = 0 if z0 is None else as_rows("z0", z0, B, H, W.dtype, batched)
+    z = _states(out, (T + 1, B, H), dtype)
+    z[0] = 0 if z0 is None else as_rows("z0", z0, B, H, dtype, batched)
 
     _backend.kernels.forward(x, W, V, b, z, activation)
-    z.flags.writeable = False
-    tape = Tape(x, W, V, b, z, activation, batched)
+    z.setflags(write=False)
+    tape = tape_of(x, W, V, b, z, activation, batched)
     return (z[1:] if batched else z[1:, 0]), tape
 
 
@@ -315,20 +316,17 @@ def told(
     if callable(dz):
         dz = dz(0, z[1:] if batched else z[1:, 0])
     if dz is not None:
-        dz = as_real("dz", dz, dtype, contiguous=False)
-        check_shape(
-            "dz",
-            dz,
-            "(T, B, H)" if batched else "(T, H)",
-            (T, B, H) if batched else (T, H),
-        )
+        letters, shape = ("(T, B, H)", (T, B, H)) if batched else ("(T, H)", (T, H))
+        dz = as_shaped("dz", dz, dtype, letters, shape, contiguous=False)
         dz = as_steps(dz if batched else dz[:, np.newaxis], tape.back)
     if dz_last is not None:
         dz_last = as_rows("dz_last", dz_last, B, H, dtype, batched)
-    dx = grads.x if batched or grads.x is None else grads.x[:, np.newaxis]
+    dW, dV, db, dz0, dx = grads
+    if not batched:
+        dz0, dx = dz0[np.newaxis], None if dx is None else dx[:, np.newaxis]
     return (
-        x, tape.W, V, z, tape.activation, dz, dz_last,
-        grads.W, grads.V, grads.b, grads.z0.reshape(B, H), dx, None, None, flow,
+        x, tape.W, V, z, tape.activation, dz, dz_last, dW, dV, db, dz0, dx,
+        None, None, flow,
     )  # fmt: skip
 
 
@@ -338,8 +336,9 @@ def _states(out: Tape | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> A
         return np.empty(shape, dtype)
     if not isinstance(out, Tape):
         raise TypeError(f"out must be a Tape of forward, got {type(out).__name__}")
-    check_shape("out.z", out.z, "(T + 1, B, H)", shape)
-    if out.z.dtype != dtype:
-        raise TypeError(f"out.z must have dtype {dtype} like W, got {out.z.dtype}")
-    out.z.flags.writeable = True
-    return out.z
+    z = out.z
+    check_shape("out.z", z, "(T + 1, B, H)", shape)
+    if z.dtype != dtype:
+        raise TypeError(f"out.z must have dtype {dtype} like W, got {z.dtype}")
+    z.setflags(write=True)
+    return z
