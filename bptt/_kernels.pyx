@@ -15,6 +15,8 @@ Arguments come checked from `recurrence.py`. The chunks depend on the sizes alon
 on the threads, and so do the results.
 """
 
+cimport cython
+from cpython.pythread cimport PyThread_get_thread_ident
 from libc.math cimport INFINITY
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset

@@ -87,6 +87,7 @@ cdef void *part(Layer *l, char *base, size_t *used, size_t count) noexcept nogil
     return base + start
 
 
+@cython.freelist(2)
 cdef class _Call:
     """What is to be done on a layer, and what has to live until it is done."""
 
@@ -132,7 +133,7 @@ cdef int prepare(_Call call, int threads) except -1:
     # Odd numbers of rows, for panels a power of two apart would meet in the caches.
     l.chunk_panel = (min(l.plan.steps, l.T) * l.B | 1) * l.panel
     keep_apart(l)
-    l.main_thread = threading.current_thread() is threading.main_thread()
+    l.main_thread = in_main_thread()
     l.watched = seconds()
 
     call.workspace = take_workspace()
@@ -147,6 +148,24 @@ cdef int prepare(_Call call, int threads) except -1:
     l.cell.activation = call.activation.code
     l.cell.alpha, l.cell.beta = call.activation.alpha, call.activation.beta
     return 0
+
+
+# Who handles Python's signals. `threading` could be asked for it, in 100 ns.
+cdef unsigned long _main = threading.main_thread().ident
+
+
+def _after_fork():
+    """Of all threads the one that forked is left, and is the main one then."""
+    global _main
+    _main = threading.get_ident()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+cdef bint in_main_thread() noexcept:
+    return PyThread_get_thread_ident() == _main
 
 
 cdef void watch(Layer *l, Py_ssize_t turn, int tid) noexcept nogil:

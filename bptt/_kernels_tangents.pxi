@@ -85,7 +85,7 @@ cdef int run_tangent(Tangent *t, activation, Body body) except -1:
         _threads.get_num_threads())
     l.chunk_panel = (l.plan.steps * l.B | 1) * P
     keep_apart(l)
-    l.main_thread = threading.current_thread() is threading.main_thread()
+    l.main_thread = in_main_thread()
     l.watched = seconds()
 
     cdef _Workspace workspace = take_workspace()
@@ -275,7 +275,7 @@ cdef int _lyapunov(
     cdef double products = <double> l.T * l.B * l.H * l.H * f.sequences
     cdef int threads = <int> min(
         f.sequences, 1 if products < 6e5 else _threads.get_num_threads())
-    l.main_thread = threading.current_thread() is threading.main_thread()
+    l.main_thread = in_main_thread()
     l.watched = seconds()
     cdef _Workspace workspace = take_workspace()
     f.block = workspace.reserve(shared + threads * f.bytes + 64)

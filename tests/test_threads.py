@@ -218,6 +218,35 @@ print("the same")
     assert done.stdout == "the same\n", done.stderr
 
 
+@COMPILED
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_fork_of_another_thread_is_interrupted():
+    done = python("""
+import os, signal, threading
+from bptt._backend import kernels
+def stop(*_):
+    raise KeyboardInterrupt
+signal.signal(signal.SIGALRM, stop)
+W, V = np.ones((1, 1000), np.float32), np.eye(1000, dtype=np.float32) / 2
+x, z = np.ones((30_000, 1, 1), np.float32), np.zeros((30_001, 1, 1000), np.float32)
+def fork():
+    child = os.fork()
+    if child:
+        print("status", os.waitpid(child, 0)[1])
+        return
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        kernels.forward(x, W, V, None, z, bptt.Activation("identity"))
+    except KeyboardInterrupt:
+        os._exit(int(z[-1].any()))
+    os._exit(2)
+thread = threading.Thread(target=fork)
+thread.start()
+thread.join()
+""")
+    assert done.stdout == "status 0\n", done.stderr
+
+
 def spawned(number):
     rng = np.random.default_rng(number)
     return run(random_case(rng, 20, 16, 8, 96, TANH, np.float32))["V"].tobytes()
