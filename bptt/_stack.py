@@ -23,6 +23,7 @@ from bptt import _both_ways, _layers
 from bptt._directions import Order, both, in_order
 from bptt._dropout import draw, drop, drop_back
 from bptt._forms import is_list
+from bptt._layer_tapes import tapes_of
 from bptt._layers import Layers
 from bptt._parameters import Shapes, names_of_cells, shapes_of_cells
 from bptt._runs import Run
@@ -152,8 +153,8 @@ class Stack:
                 **order.options(0),
                 **budget,
             )
-            z_last = layers.z_last
-            return z_last, StackTape((), (), z_last, shape, order, layers)
+            z_last, each = layers.z_last, tapes_of(layers)
+            return z_last, StackTape(each, (), z_last, shape, order, layers)
         tapes: list[Tape] = []
         masks: list[Array | None] = []
         z = x

@@ -25,7 +25,7 @@ LEVELS = [
     {"_leaves"},
     {"clipping", "_inputs", "_runs", "_sources"},
     {"_layers", "recurrence", "streaming"},
-    {"flow", "initializers", "losses", "schedules"},
+    {"_layer_tapes", "flow", "initializers", "losses", "schedules"},
     {
         "_both_ways",
         "_directions",
