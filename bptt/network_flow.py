@@ -7,7 +7,7 @@ loss of a layer below the last is what comes down from those above.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -205,7 +205,7 @@ def network_flow(
 
 def layer_flows(
     network: Network, x: Any, target: Any, z0: ArrayLike | None = None, **options: Any
-) -> list[GradientFlow]:
+) -> list[GradientFlow | None]:
     """Return `bptt.gradient_flow` of each cell: ||dL/dz[t]||, and decay through its V.
 
     Parameters
@@ -219,7 +219,8 @@ def layer_flows(
     Returns
     -------
     list of GradientFlow
-        In the order of `layer_traces`.
+        In the order of `layer_traces`. None for a cell that no gradient comes to, as
+        below a layer whose units are all dead.
 
     Examples
     --------
@@ -228,8 +229,20 @@ def layer_flows(
     >>> [flow.kind for flow in layer_flows(network, *batch, checkpoint=10)]
     ['vanishing', 'vanishing']
     """
-    traces = layer_traces(network, x, target, z0, **options)
-    return [gradient_flow(one.tape, one.dz, dz_last=one.dz_last) for one in traces]
+    return flows_of(layer_traces(network, x, target, z0, **options))
+
+
+def flows_of(traces: Sequence[Trace]) -> list[GradientFlow | None]:
+    """Return what `layer_flows` does, of the traces of all cells."""
+    reached = [
+        any(dz is not None and dz.any() for dz in (one.dz, one.dz_last))
+        for one in traces
+    ]
+    none = not any(reached)  # the loss has no gradient, and gradient_flow says so
+    return [
+        gradient_flow(one.tape, one.dz, dz_last=one.dz_last) if some or none else None
+        for one, some in zip(traces, reached, strict=True)
+    ]
 
 
 def network_omega(

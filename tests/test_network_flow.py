@@ -377,6 +377,21 @@ def test_a_trace_is_of_one_cell(options, message):
             call(network, x, target)
 
 
+def test_a_layer_that_no_gradient_comes_to_has_no_flow(rng):
+    network = bptt.Network(
+        3, 6, 2, loss="squared_error", num_layers=2, activation="relu",
+        dtype=np.float64,
+    )  # fmt: skip
+    x, target = batch(rng, "squared_error", "every")
+    network.params["b_l1"][...] = -100
+    below, above = layer_flows(network, x, target)
+    assert below is None
+    assert above.kind == "dead"
+    network.params["U"][...] = 0
+    with pytest.raises(ValueError, match=r"^dz must not be 0 everywhere"):
+        layer_flows(network, x, target)
+
+
 def test_wrong_traces(rng):
     network = bptt.Network(
         3, 6, 2, loss="squared_error", readout="last", num_layers=2, dtype=np.float64
