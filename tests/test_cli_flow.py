@@ -124,6 +124,26 @@ def test_each_layer_gets_a_verdict_a_table_and_pictures(
         assert one == flow.to_dict()
 
 
+def test_a_layer_below_dead_ones_is_told_that_no_gradient_comes(folder):
+    network = Network(
+        3, 5, 2, loss="squared_error", num_layers=2, activation="relu", seed=0
+    )
+    network.params["b_l1"][...] = -100
+    network.save(folder / "dead.npz")
+    out, _ = bptt(folder, "flow", "dead.npz", "--length", "20", "-o", "dead.html")
+    none, dead = "No gradient: none comes to this layer.", "Dead: "
+    assert out.startswith(f"Layer 1\n\n{none}\n\nLayer 2\n\n{dead}")
+    page = (folder / "dead.html").read_text()
+    assert f"<h2>Layer 1</h2><p>{none}</p>" in page
+    assert page.count("<figure>") == 4 + 6 + 1
+    out, _ = bptt(folder, "flow", "dead.npz", "--length", "20", "--json")
+    first, second = json.loads(out)["layers"]
+    assert first == {
+        "layer": 1, "direction": "forward", "kind": "no gradient", "verdict": none
+    }  # fmt: skip
+    assert second["kind"] == "dead"
+
+
 def test_the_live_line_has_norm_clipping_and_horizon(folder):
     _, err = bptt(folder, "train", "text.txt", "-o", "live.npz", *SMALL)
     assert re.search(

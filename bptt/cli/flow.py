@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from bptt.cli import options
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from bptt.flow import GradientFlow
     from bptt.network import Network
     from bptt.recurrence import Tape
@@ -42,13 +40,14 @@ NETWORK = {"hidden": 64, "activation": "tanh", "init": "uniform"}
 
 
 class Part(NamedTuple):
-    """A layer in one direction; without a name where there is no other."""
+    """A layer in one direction; without a name where there is no other, and with
+    nothing found where no gradient comes to it.
+    """
 
     name: str
     place: dict[str, Any]
     tape: Tape
-    dz: NDArray[Any] | None
-    dz_last: NDArray[Any] | None
+    found: GradientFlow | None
 
 
 class Subject(NamedTuple):
@@ -133,8 +132,6 @@ def run(args: argparse.Namespace) -> None:
     """Run the command."""
     import importlib.util
 
-    from bptt.flow import gradient_flow
-
     if (args.model is None) == (args.task is None):
         raise ValueError("one of MODEL and --task must be given")
     if args.json and args.output:
@@ -143,29 +140,37 @@ def run(args: argparse.Namespace) -> None:
     if args.output and not drawing:
         raise ImportError("the report needs matplotlib: pip install 'bptt[plot]'")
     subject = _task(args) if args.task else _file(args)
-    found = [gradient_flow(p.tape, p.dz, dz_last=p.dz_last) for p in subject.parts]
     if args.json:
-        print(json.dumps({"subject": subject.name, **_results(subject, found)}))
+        print(json.dumps({"subject": subject.name, **_results(subject.parts)}))
         return
-    for part, one in zip(subject.parts, found, strict=True):
+    for part in subject.parts:
         heading = f"{part.name}\n\n" if part.name else ""
-        print(f"{heading}{one.verdict}\n\n{table(one)}\n")
+        print(f"{heading}{verdict(part.found)}\n")
+        if part.found is not None:
+            print(f"{table(part.found)}\n")
     if drawing:
         from bptt.cli import report
 
         output = Path(args.output or "flow.html")
-        output.write_text(report.page(subject, found), encoding="utf-8")
+        output.write_text(report.page(subject), encoding="utf-8")
         print(f"written  {output}")
     else:
         print("no report: it needs matplotlib, pip install 'bptt[plot]'")
 
 
-def _results(subject: Subject, found: list[GradientFlow]) -> dict[str, Any]:
+def verdict(found: GradientFlow | None) -> str:
+    """Return what is the matter, in a sentence."""
+    return "No gradient: none comes to this layer." if found is None else found.verdict
+
+
+def _results(parts: list[Part]) -> dict[str, Any]:
     """Return what JSON has: what was found, or a list of it where there are layers."""
+    nothing = {"kind": "no gradient", "verdict": verdict(None)}
+    found = [nothing if p.found is None else p.found.to_dict() for p in parts]
     if len(found) == 1:
-        return found[0].to_dict()
-    both = zip(subject.parts, found, strict=True)
-    return {"layers": [{**part.place, **one.to_dict()} for part, one in both]}
+        return found[0]
+    both = zip(parts, found, strict=True)
+    return {"layers": [{**part.place, **one} for part, one in both]}
 
 
 def _settle(args: argparse.Namespace, apart: str, idle: Iterable[str]) -> None:
@@ -268,17 +273,17 @@ def _file(args: argparse.Namespace) -> Subject:
 
 
 def _subject(name: str, network: Network, x: Any, target: Any) -> Subject:
-    from bptt.network_flow import layer_traces
+    from bptt.network_flow import flows_of, layer_traces
 
-    D, parts = network.stack.directions, []
-    for cell, one in enumerate(layer_traces(network, x, target)):
+    D, parts, traces = network.stack.directions, [], layer_traces(network, x, target)
+    for cell, found in enumerate(flows_of(traces)):
         place = {"layer": cell // D + 1, "direction": ("forward", "reverse")[cell % D]}
         heading = f"Layer {place['layer']}"
         if D == 2:
             heading += (", from the first step", ", from the end")[cell % D]
         if network.stack.cells == 1:
             heading = ""
-        parts.append(Part(heading, place, one.tape, one.dz, one.dz_last))
+        parts.append(Part(heading, place, traces[cell].tape, found))
     training = network.metadata.get("training")
     return Subject(name, parts, training if isinstance(training, dict) else {})
 
@@ -311,6 +316,7 @@ def _arrays(path: str) -> Subject | None:
     """Return the arrays of an .npz file, or None where it is a model."""
     import numpy as np
 
+    from bptt.flow import gradient_flow
     from bptt.recurrence import forward
     from bptt.serialization import reading
 
@@ -331,4 +337,5 @@ def _arrays(path: str) -> Subject | None:
     activation = str(given.pop("activation", NETWORK["activation"]))
     dz, dz_last = given.pop("dz", None), given.pop("dz_last", None)
     _, tape = forward(**given, activation=activation)
-    return Subject(path, [Part("", {}, tape, dz, dz_last)], {})
+    found = gradient_flow(tape, dz, dz_last=dz_last)
+    return Subject(path, [Part("", {}, tape, found)], {})

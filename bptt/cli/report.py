@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from bptt import __version__, plots
-from bptt.cli.flow import Part, Subject, rows
+from bptt.cli.flow import Part, Subject, rows, verdict
 from bptt.flow import GradientFlow
 
 if TYPE_CHECKING:
@@ -60,19 +60,20 @@ _WORDS = {
 }
 
 
-def page(subject: Subject, found: list[GradientFlow]) -> str:
+def page(subject: Subject) -> str:
     """Return the page."""
     title, body, n = html.escape(f"Gradient flow: {subject.name}"), "", 0
-    level = 2 if len(found) == 1 else 3
-    for part, one in zip(subject.parts, found, strict=True):
+    level = 2 if len(subject.parts) == 1 else 3
+    for part in subject.parts:
         tape = plots.last_steps(part.tape, _MAP_STEPS)
-        drawn = _pictures(part, tape, one)
+        drawn = _pictures(part, tape)
         if part is subject.parts[-1]:
             drawn |= _around(subject.training)
         of = f"the last {len(tape.x)} steps of the first sequence"
         heading = f"<h2>{html.escape(part.name)}</h2>" if part.name else ""
         body += (
-            f"{heading}<p>{html.escape(one.verdict)}</p><table>{_cells(one)}</table>"
+            f"{heading}<p>{html.escape(verdict(part.found))}</p>"
+            f"<table>{_cells(part.found)}</table>"
             f'<h{level}>Pictures</h{level}><div class="pictures">'
         )
         for name, draw in drawn.items():
@@ -87,8 +88,10 @@ def page(subject: Subject, found: list[GradientFlow]) -> str:
     )
 
 
-def _cells(found: GradientFlow) -> str:
+def _cells(found: GradientFlow | None) -> str:
     """Return the rows of the table."""
+    if found is None:
+        return ""
     return "".join(
         f'<tr><th scope="row">{html.escape(name)}</th>'
         f"<td>{html.escape(value)}</td></tr>"
@@ -101,13 +104,13 @@ def _figure(draw: Callable[[], Axes], n: int, text: str) -> str:
     return f"<figure>{_svg(draw, n)}{words}</figure>"
 
 
-def _pictures(
-    part: Part, tape: Tape, found: GradientFlow
-) -> dict[str, Callable[[], Axes]]:
+def _pictures(part: Part, tape: Tape) -> dict[str, Callable[[], Axes]]:
     """Return what is drawn of a layer and its last steps, by the name of its words."""
-    return {
-        "gradient_norms": lambda: plots.gradient_norms(found),
-        "decay": lambda: plots.decay(found),
+    drawn: dict[str, Callable[[], Axes]] = {}
+    if (found := part.found) is not None:
+        drawn["gradient_norms"] = lambda: plots.gradient_norms(found)
+        drawn["decay"] = lambda: plots.decay(found)
+    return drawn | {
         "product_norms": lambda: plots.product_norms(tape),
         "singular_values": lambda: plots.singular_values(tape),
         "eigenvalues": lambda: plots.eigenvalues(part.tape.V),
