@@ -255,7 +255,7 @@ PLANTED = {
     "a row is left to nobody": (
         "plan.c",
         ".r1 = bptt_split(B, tid + 1, n)};",
-        ".r1 = bptt_split(B, tid + 1, n) - (n == 3)};",
+        ".r1 = bptt_split(B, tid + 1, n) - (n == 3 && B >= n)};",
     ),
     "threads do not meet": (
         "barrier.c",
