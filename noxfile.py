@@ -65,7 +65,7 @@ def oldest(session):
     """Run the tests with the oldest NumPy that is promised."""
     session.install("numpy==1.26.0")
     session.install("-e", ".[test]", "numpy==1.26.0")
-    session.run("pytest", "tests")
+    session.run("pytest")
 
 
 @nox.session

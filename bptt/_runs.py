@@ -40,7 +40,7 @@ class Run(Tape):
     schedule : Schedule or None
         How its states are kept and recomputed; None where all are kept.
     kept : list of (int, ndarray)
-        The leaves whose first state is kept, and that state.
+        The leaves whose first state is kept, and that state, or those of all layers.
     held : list of one int
         The leaf whose states z holds.
     """
@@ -50,7 +50,7 @@ class Run(Tape):
     z0: Array
     z_end: Array
     schedule: Schedule | None
-    kept: list[tuple[int, Array]]
+    kept: list[tuple[int, Any]]
     held: list[int]
 
     def __post_init__(self) -> None:
@@ -65,6 +65,34 @@ class Run(Tape):
     def z_last(self) -> Array:
         """The last state of each sequence, (B, H), or (H,)."""
         return self.z_end if self.batched else self.z_end[0]
+
+    def inputs(self, leaves: Leaves, leaf: int) -> Any:
+        """Return what the layer reads in a leaf."""
+        return leaves.part(leaf, self.x)
+
+    def check_rows(self) -> None:
+        """Refuse to go back where dz would not stand as the states do."""
+
+    def apart(self) -> Run:
+        """Return the run with room of its own for the states that it recomputes."""
+        if self.schedule is None:
+            return self
+        z, z_end = np.empty_like(self.z), self.z_end.copy()
+        return replace(self, z=z, z_end=z_end, held=[-1])
+
+    def runner(self, leaves: Leaves) -> Callable[[int, Any], Any]:
+        """Return what runs a leaf into z, and returns what the next one begins with."""
+
+        def run_leaf(leaf: int, state: Array) -> Array:
+            states = leaves.begin(leaf, self.z, state)
+            _backend.kernels.forward(
+                self.inputs(leaves, leaf), self.W, self.V, self.b, states,
+                self.activation, leaves.layout(leaf),
+            )  # fmt: skip
+            leaves.take_ends(leaf, states, self.z_end)
+            return leaves.last(leaf + 1, states)
+
+        return run_leaf
 
     def __repr__(self) -> str:
         I, H = self.W.shape
@@ -132,32 +160,9 @@ def forward(
         schedule, kept, [-1],
     )  # fmt: skip
     _recompute.reach(
-        leaves.count - 1, schedule.slots, kept, run.held, _into_z(run, leaves)
+        leaves.count - 1, schedule.slots, kept, run.held, run.runner(leaves)
     )
     return run.z_last, run
-
-
-def _into_z(run: Run, leaves: Leaves) -> Callable[[int, Array], Array]:
-    """Return what runs a leaf, leaves its states in z, and returns the last of them."""
-
-    def run_leaf(leaf: int, state: Array) -> Array:
-        states = _run_leaf(run, leaves, leaf, state, run.z)
-        leaves.take_ends(leaf, states, run.z_end)
-        return leaves.last(leaf + 1, states)
-
-    return run_leaf
-
-
-def _run_leaf(
-    run: Run, leaves: Leaves, leaf: int, state: Array, buffer: Array
-) -> Array:
-    """Run a leaf from the state before it; return its states, in the buffer."""
-    states = leaves.begin(leaf, buffer, state)
-    _backend.kernels.forward(
-        leaves.part(leaf, run.x), run.W, run.V, run.b, states, run.activation,
-        leaves.layout(leaf),
-    )  # fmt: skip
-    return states
 
 
 def in_cells(run: Run) -> Run:
@@ -185,20 +190,31 @@ def leaves_of(run: Run) -> Leaves:
 def walk_forward(
     run: Run, leaves: Leaves, first: int = 0, end: int | None = None
 ) -> Iterator[tuple[int, Array]]:
-    """Yield each leaf from `first` up to `end`, and its states with the one before."""
+    """Yield each leaf from `first` up to `end`, and its states with the one before.
+
+    The run itself holds then what it held before.
+    """
     end = leaves.count if end is None else end
+    there = run.held[0] == first and first + 1 == end
+    return walk_over(run if there else run.apart(), leaves, first, end)
+
+
+def walk_over(
+    run: Run, leaves: Leaves, first: int, end: int
+) -> Iterator[tuple[int, Array]]:
+    """Do what `walk_forward` does, with a run that may hold other leaves afterwards."""
     if run.schedule is None or (run.held[0] == first and first + 1 == end):
         for leaf in range(first, end):
             yield leaf, leaves.states(leaf, run.z.reshape(-1, run.z.shape[-1]))
         return
-    buffer = np.empty_like(run.z)
+    run_leaf = run.runner(leaves)
     leaf, state = [kept for kept in run.kept if kept[0] <= first][-1]
     for i in range(leaf, end):
-        states = _run_leaf(run, leaves, i, state, buffer)
+        run.held[0] = -1  # a signal may come on the way
+        state = run_leaf(i, state)
+        run.held[0] = i
         if i >= first:
-            yield i, states
-        if i + 1 < end:
-            state = leaves.last(i + 1, states)
+            yield i, leaves.states(i, run.z)
 
 
 def walk_back(run: Run, leaves: Leaves) -> Iterator[tuple[int, Array]]:
@@ -207,8 +223,7 @@ def walk_back(run: Run, leaves: Leaves) -> Iterator[tuple[int, Array]]:
         for i in range(leaves.count):  # one, or none
             yield i, run.z
         return
-    run_leaf = _into_z(run, leaves)
-    slots = run.schedule.slots
+    run_leaf, slots = run.runner(leaves), run.schedule.slots
     for i in _recompute.reach_back(leaves.count, slots, run.kept, run.held, run_leaf):
         yield i, leaves.states(i, run.z)
 
@@ -314,6 +329,7 @@ def backward(
     flow: Flow | None,
 ) -> tuple[Gradients, ErrorFlow | None]:
     """Run backward, from dz in cells or given leaf by leaf, and dz_last (S, H)."""
+    run.check_rows()
     form, dtype = run.form, run.W.dtype
     features = isinstance(run.x, list) or run.x.ndim == 3
     dx = form.empty(len(run.W), dtype) if need_x_grad and features else None
@@ -322,7 +338,7 @@ def backward(
     if form.T and form.B:
         for i, states in walk_back(run, leaves):
             sums.back(
-                i, leaves.part(i, run.x), states,
+                i, run.inputs(leaves, i), states,
                 leaf_of(dz, leaves, i, states, run.batched, dtype),
                 leaves.part(i, dx),
                 run.layout if run.schedule is None else leaves.layout(i),

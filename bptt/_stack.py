@@ -23,6 +23,7 @@ from bptt import _both_ways, _errors_both, _layers, _layers_both
 from bptt._directions import Order, both, in_order
 from bptt._dropout import draw, drop, drop_back
 from bptt._forms import is_list
+from bptt._layer_tapes import tapes_of
 from bptt._layers import Layers
 from bptt._layers_both import LayersBoth
 from bptt._parameters import Shapes, names_of_cells, shapes_of_cells
@@ -146,7 +147,8 @@ class Stack:
         if budget and (self.num_layers > 1 or together):
             layers = self._layers(params, x, z0, order, generator, budget)
             z_last = layers.z_last
-            return z_last, StackTape((), (), z_last, shape, order, layers)
+            each = tapes_of(layers) if isinstance(layers, Layers) else ()
+            return z_last, StackTape(each, (), z_last, shape, order, layers)
         tapes: list[Tape] = []
         masks: list[Array | None] = []
         z = x

@@ -41,7 +41,8 @@ class StackTape:
     Attributes
     ----------
     tapes : tuple of Tape
-        One for each cell; none where the layers are run again together.
+        One for each cell. Where the layers are run again together, each of them runs
+        all: its x is NaN where that is the states of the layer below.
     masks : tuple of ndarray or None
         What dropout kept of the states of each layer but the last; None where it
         dropped nothing.

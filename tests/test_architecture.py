@@ -25,8 +25,7 @@ LEVELS = [
     {"_leaves", "_zigzag"},
     {"clipping", "_inputs", "_runs", "_sources"},
     {"_layers", "_layers_both", "recurrence", "streaming"},
-    {"_errors_both"},
-    {"flow", "initializers", "losses", "schedules"},
+    {"_errors_both", "_layer_tapes", "flow", "initializers", "losses", "schedules"},
     {
         "_both_ways",
         "_directions",

@@ -9,6 +9,7 @@ from command import SMALL, TEXT, bptt
 
 import bptt as package
 from bptt.network import Network
+from bptt.network_flow import layer_flows
 
 pytest.importorskip("matplotlib")
 
@@ -76,6 +77,73 @@ def test_a_file_of_arrays(folder, rng):
     assert json.loads(out) == {"subject": "arrays.npz", **expected}
 
 
+def test_arrays_may_have_lengths_and_resets(folder, rng):
+    x, W, V = (rng.standard_normal(s) for s in [(9, 2, 3), (3, 4), (4, 4)])
+    options = {"lengths": [9, 4], "resets": rng.random((9, 2)) < 0.3}
+    dz_last = rng.standard_normal((2, 4))
+    np.savez(folder / "ragged.npz", x=x, W=W, V=V, dz_last=dz_last, **options)
+    out, _ = bptt(folder, "flow", "ragged.npz", "--json")
+    _, tape = package.forward(x, W, V, **options)
+    expected = package.gradient_flow(tape, dz_last=dz_last).to_dict()
+    assert json.loads(out) == {"subject": "ragged.npz", **expected}
+
+
+@pytest.mark.parametrize("readout", ["every", "last"])
+@pytest.mark.parametrize(("num_layers", "bidirectional"), [(2, False), (1, True)])
+def test_each_layer_gets_a_verdict_a_table_and_pictures(
+    num_layers, bidirectional, readout, folder
+):
+    network = Network(
+        3, 5, 2, loss="squared_error", readout=readout, num_layers=num_layers,
+        bidirectional=bidirectional, seed=0,
+    )  # fmt: skip
+    network.save(folder / "stack.npz")
+    names = ["Layer 1", "Layer 2"]
+    if bidirectional:
+        names = ["Layer 1, from the first step", "Layer 1, from the end"]
+    given = ["flow", "stack.npz", "--length", "30"]
+    out, _ = bptt(folder, *given, "-o", "stack.html")
+    assert [line for line in out.splitlines() if line.startswith("Layer")] == names
+    assert out.count("\nspectral radius") == 2
+    page = (folder / "stack.html").read_text()
+    assert re.findall(r"<h2>([^<]*)</h2>", page) == names
+    assert page.count("<figure>") == page.count("</svg>") == 2 * 6 + 1
+    found = re.findall(r'\bid="([^"]+)"', page)
+    assert len(found) == len(set(found))
+
+    out, _ = bptt(folder, *given, "--json")
+    result = json.loads(out)
+    assert result.keys() == {"subject", "layers"}
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((30, 8, 3)).astype(np.float32)
+    target = rng.standard_normal((30, 8, 2) if readout == "every" else (8, 2))
+    places = [(1, "forward"), (1, "reverse") if bidirectional else (2, "forward")]
+    flows = layer_flows(network, x, target)
+    for one, flow, place in zip(result["layers"], flows, places, strict=True):
+        assert (one.pop("layer"), one.pop("direction")) == place
+        assert one == flow.to_dict()
+
+
+def test_a_layer_below_dead_ones_is_told_that_no_gradient_comes(folder):
+    network = Network(
+        3, 5, 2, loss="squared_error", num_layers=2, activation="relu", seed=0
+    )
+    network.params["b_l1"][...] = -100
+    network.save(folder / "dead.npz")
+    out, _ = bptt(folder, "flow", "dead.npz", "--length", "20", "-o", "dead.html")
+    none, dead = "No gradient: none comes to this layer.", "Dead: "
+    assert out.startswith(f"Layer 1\n\n{none}\n\nLayer 2\n\n{dead}")
+    page = (folder / "dead.html").read_text()
+    assert f"<h2>Layer 1</h2><p>{none}</p>" in page
+    assert page.count("<figure>") == 4 + 6 + 1
+    out, _ = bptt(folder, "flow", "dead.npz", "--length", "20", "--json")
+    first, second = json.loads(out)["layers"]
+    assert first == {
+        "layer": 1, "direction": "forward", "kind": "no gradient", "verdict": none
+    }  # fmt: skip
+    assert second["kind"] == "dead"
+
+
 def test_the_live_line_has_norm_clipping_and_horizon(folder):
     _, err = bptt(folder, "train", "text.txt", "-o", "live.npz", *SMALL)
     assert re.search(
@@ -94,13 +162,26 @@ def test_the_live_line_has_norm_clipping_and_horizon(folder):
         (["half.npz"], "half.npz must hold x, W, V and dz or dz_last"),
         (["none.npz", "--length", "0"], "argument --length: must be at least 1, got 0"),
         (["--task", "adding", "--length", "1"], "--length must be at least 2"),
+        (["--task", "adding", "--text", "text.txt"], "--text is for models of char"),
+        (["m.npz", "--hidden", "64"], "--hidden is for --task, got m.npz"),
+        (["n2.npz", "--init", "zeros"], "--init is for --task, got n2.npz"),
+        (
+            ["whole.npz", "--batch-size", "8"],
+            "--batch-size is for a model or --task, got the arrays of whole.npz",
+        ),
+        (["whole.npz", "--text", "text.txt"], "--text is for a model or --task, got"),
+        (["silent.npz"], "dz must not be 0 everywhere: the loss has no gradient"),
         (["--task", "copying"], "argument --task: invalid choice: 'copying'"),
         (["--task", "adding", "--activation", "tan"], "activation must be one of"),
     ],
 )
 def test_wrong_commands(arguments, message, folder):
     Network(3, 5, 2, loss="squared_error", seed=0).save(folder / "n2.npz")
-    np.savez(folder / "half.npz", x=np.ones((3, 2)), W=np.ones((2, 2)))
+    arrays = {name: np.ones((3, 3)) for name in ("x", "W", "V", "dz")}
+    np.savez(folder / "whole.npz", **arrays)
+    np.savez(folder / "silent.npz", **{**arrays, "dz": np.zeros((3, 3))})
+    del arrays["V"]
+    np.savez(folder / "half.npz", **arrays)
     _, err = bptt(folder, "flow", *arguments, code=2)
     assert message in err
     assert err.count("\n") == 1

@@ -1,6 +1,7 @@
 """Ctrl-C: between two steps, with a checkpoint that continues to the same bits."""
 
 import contextlib
+import gc
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import time
 
 import pytest
 from command import WARNINGS
+from processes import interrupt
 from runs import make, make_streams, same_bits
 
 from bptt.network import Network
@@ -100,3 +102,17 @@ def test_ctrl_c_waits_for_the_end_of_an_update(tmp_path):
     same_bits(Network.load(path), network)
     assert (network.params["V"] != make().params["V"]).any()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_a_program_that_does_not_heed_the_signal_is_not_left_running():
+    code = """
+import signal, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+print("ready", flush=True)
+time.sleep(60)
+"""
+    with pytest.raises(subprocess.TimeoutExpired):
+        interrupt(code, after=0, timeout=0.1)
+    # Nor does it come up where the next test collects what is left.
+    gc.collect()

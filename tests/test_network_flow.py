@@ -6,7 +6,14 @@ from tolerances import exact_bound
 
 import bptt
 from bptt.flow import OmegaTerm
-from bptt.network_flow import network_flow, network_omega, trace, trace_last
+from bptt.network_flow import (
+    layer_flows,
+    layer_traces,
+    network_flow,
+    network_omega,
+    trace,
+    trace_last,
+)
 from bptt.optimizers import SGD
 
 KINDS = [
@@ -215,3 +222,200 @@ def test_the_last_layer_is_that_of_the_stack(readout, rng):
     both = bptt.Network(3, 6, 2, loss="squared_error", bidirectional=True)
     with pytest.raises(ValueError, match=r"^network must have one direction, got"):
         trace_last(both, x, target)
+
+
+LENGTHS = [9, 0, 4, 7]
+
+
+def in_form(form, x, target, readout, rng):
+    """Return a batch in a form, with the options that go with it."""
+    if form == "one":
+        return x[:, 0], target[:, 0] if readout == "every" else target[0], {}
+    if form == "list":
+        if readout == "every":
+            target = [target[:n, i] for i, n in enumerate(LENGTHS)]
+        return [x[:n, i] for i, n in enumerate(LENGTHS)], target, {}
+    options = {
+        "array": {},
+        "lengths": {"lengths": LENGTHS},
+        "lengths and resets": {"lengths": LENGTHS, "resets": rng.random((9, 4)) < 0.3},
+    }
+    return x, target, options[form]
+
+
+IN_FORMS = pytest.mark.parametrize(
+    "form", ["array", "one", "list", "lengths", "lengths and resets"]
+)
+
+
+@IN_FORMS
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("num_layers", [1, 3])
+@pytest.mark.parametrize(("loss", "readout"), KINDS)
+def test_the_traces_are_the_networks_own_loss(
+    loss, readout, num_layers, bidirectional, form, rng
+):
+    network = bptt.Network(
+        3, 6, 2, loss=loss, readout=readout, num_layers=num_layers,
+        bidirectional=bidirectional, seed=0, dtype=np.float64,
+    )  # fmt: skip
+    x, target, options = in_form(form, *batch(rng, loss, readout), readout, rng)
+    z0 = rng.standard_normal((network.stack.cells, 4, 6))
+    z0 = z0[:, 0] if form == "one" else z0
+    z0 = z0[0] if network.stack.cells == 1 else z0
+    value, grads = network.loss_and_gradients(x, target, z0, **options)
+    traces = layer_traces(network, x, target, z0, **options)
+    dz0 = []
+    for one, names in zip(traces, network.stack.names(), strict=True):
+        assert one.loss == value
+        back = bptt.backward(one.tape, one.dz, dz_last=one.dz_last)
+        dz0.append(back.z0)
+        for name, grad in zip(names, back[:3], strict=True):
+            expected = grads.params[name]
+            bound = exact_bound(1000) * np.abs(expected).max()
+            np.testing.assert_allclose(grad, expected, atol=bound)
+    expected = grads.z0.reshape(np.shape(dz0))
+    bound = exact_bound(1000) * np.abs(expected).max()
+    np.testing.assert_allclose(dz0, expected, atol=bound)
+    flows = layer_flows(network, x, target, z0, **options)
+    for flow, one in zip(flows, dz0, strict=True):
+        if "resets" in options:
+            continue  # z0 has a part in later steps too
+        # e[0] is the gradient by z0, so the flow begins where the gradients end.
+        with np.errstate(divide="ignore"):
+            ends = np.log10(np.linalg.norm(one, axis=-1))
+        bound = exact_bound(1000)
+        np.testing.assert_allclose(flow.log10_norm[0], ends, rtol=bound, atol=bound)
+
+
+@pytest.mark.parametrize("readout", ["every", "last"])
+@pytest.mark.parametrize("num_layers", [1, 3])
+@pytest.mark.parametrize("single", [False, True])
+def test_the_traces_of_recomputed_layers_are_those_of_kept_ones(
+    single, num_layers, readout, rng
+):
+    network = bptt.Network(
+        3, 6, 2, loss="squared_error", readout=readout, num_layers=num_layers,
+        seed=0, dtype=np.float64,
+    )  # fmt: skip
+    x = rng.standard_normal((600, 2, 3))
+    target = rng.standard_normal((600, 2, 2) if readout == "every" else (2, 2))
+    if single:
+        x, target = x[:, 0], target[:, 0] if readout == "every" else target[0]
+    bound = exact_bound(10_000)
+    for kept, found in zip(
+        layer_traces(network, x, target),
+        layer_traces(network, x, target, checkpoint=1),
+        strict=True,
+    ):
+        assert found.tape.schedule is not None
+        assert abs(found.loss - kept.loss) <= bound * kept.loss
+        for one, two in ((found.dz, kept.dz), (found.dz_last, kept.dz_last)):
+            assert (one is None) == (two is None)
+            if one is not None:
+                np.testing.assert_allclose(one, two, atol=bound * np.abs(two).max())
+    for kept, found in zip(
+        layer_flows(network, x, target),
+        layer_flows(network, x, target, checkpoint=1),
+        strict=True,
+    ):
+        for name in ("log10_norm", "log10_decay", "log10_dV"):
+            one, two = getattr(found, name), getattr(kept, name)
+            np.testing.assert_allclose(one, two, rtol=bound, atol=bound)
+
+
+@pytest.mark.parametrize("readout", ["every", "last"])
+def test_the_flow_of_lengths_is_that_of_each_sequence(readout, rng):
+    network = bptt.Network(
+        3, 6, 2, loss="squared_error", readout=readout, seed=0, dtype=np.float64
+    )
+    x, target = batch(rng, "squared_error", readout)
+    lengths = [9, 3, 5, 7]
+    found = network_flow(network, x, target, lengths=lengths)
+    # A mean over all steps, or all sequences, and here over those of one.
+    steps = sum(lengths) if readout == "every" else 4
+    for i, n in enumerate(lengths):
+        one = target[:n, i] if readout == "every" else target[i]
+        alone = network_flow(network, x[:n, i], one)
+        share = np.log10(steps / (n if readout == "every" else 1))
+        np.testing.assert_allclose(
+            found.log10_norm[: n + 1, i],
+            alone.log10_norm[:, 0] - share,
+            rtol=exact_bound(1000),
+            atol=exact_bound(1000),
+        )
+        assert np.isneginf(found.log10_norm[n + 1 :, i]).all()
+
+
+def test_omega_of_lengths_is_what_the_network_adds(rng):
+    network = bptt.Network(3, 6, 2, loss="squared_error", seed=0, dtype=np.float64)
+    x, target = batch(rng, "squared_error", "every")
+    options = {"lengths": [9, 3, 5, 7], "resets": rng.random((9, 4)) < 0.2}
+    _, plain = network.loss_and_gradients(x, target, **options)
+    _, grads = network.loss_and_gradients(x, target, omega=0.7, **options)
+    _, extra = network_omega(network, x, target, **options)
+    for name in ("W", "V", "b"):
+        expected = plain.params[name] + 0.7 * extra[name]
+        bound = exact_bound(1000) * np.abs(expected).max()
+        np.testing.assert_allclose(grads.params[name], expected, atol=bound)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_layers": 2}, "; layer_traces and layer_flows are for more, got num_l"),
+        ({"bidirectional": True}, "; layer_traces and layer_flows are for more, got b"),
+    ],
+)
+def test_a_trace_is_of_one_cell(options, message):
+    network = bptt.Network(3, 6, 2, loss="squared_error", **options)
+    x, target = np.ones((4, 2, 3), np.float32), np.zeros((4, 2, 2))
+    for call in (trace, network_flow, network_omega):
+        with pytest.raises(ValueError, match=r"^network must have one layer in one di"):
+            call(network, x, target)
+        with pytest.raises(ValueError, match=message):
+            call(network, x, target)
+
+
+def test_a_layer_that_no_gradient_comes_to_has_no_flow(rng):
+    network = bptt.Network(
+        3, 6, 2, loss="squared_error", num_layers=2, activation="relu",
+        dtype=np.float64,
+    )  # fmt: skip
+    x, target = batch(rng, "squared_error", "every")
+    network.params["b_l1"][...] = -100
+    below, above = layer_flows(network, x, target)
+    assert below is None
+    assert above.kind == "dead"
+    network.params["U"][...] = 0
+    with pytest.raises(ValueError, match=r"^dz must not be 0 everywhere"):
+        layer_flows(network, x, target)
+
+
+def test_wrong_traces(rng):
+    network = bptt.Network(
+        3, 6, 2, loss="squared_error", readout="last", num_layers=2, dtype=np.float64
+    )
+    x, target = batch(rng, "squared_error", "last")
+    for wrong, message in (
+        (
+            lambda: layer_traces(network.stack, x, target),
+            r"^network must be a bptt\.Net",
+        ),
+        (
+            lambda: layer_flows(network, x, target, lengths=[9, 9]),
+            r"^lengths must have shape",
+        ),
+        (
+            lambda: layer_flows(network, x, target, lengths=[9, 3, 5, 7], checkpoint=2),
+            r"^tape must hold its states",
+        ),
+        (lambda: layer_traces(network, x, target[:2]), r"^target must have shape"),
+        (
+            lambda: layer_flows(network, x, target, memory=1),
+            r"^memory must be at least",
+        ),
+        (lambda: layer_flows(network, x, target, length=[1]), "argument 'length'"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            wrong()

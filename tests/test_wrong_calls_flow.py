@@ -31,7 +31,7 @@ CALLS = [
     (lambda: bptt.jacobian(x, 1), "tape must be the Tape that forward returned, got ndarray"),
     (lambda: bptt.jacobian_product(None, 1, 0), "tape must be the Tape that forward returned, got NoneType"),
     (lambda: bptt.gradient_flow(layers, dz), "tape must be the Tape that forward returned, got StackTape; its tapes has one for each layer"),
-    (lambda: bptt.gradient_flow(layers_again, dz), "tape must be the Tape that forward returned, got StackTape; without memory and checkpoint its tapes has one for each layer"),
+    (lambda: bptt.gradient_flow(layers_again, dz), "tape must be the Tape that forward returned, got StackTape; its tapes has one for each layer"),
     (lambda: bptt.jvp((tape,), dz0=z0), "tape must be the Tape that forward returned, got tuple"),
     (lambda: bptt.vjp(x, dz), "tape must be the Tape that forward returned, got ndarray"),
     (lambda: bptt.gradient_flow(x, dz), "tape must be the Tape that forward returned, got ndarray"),

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import io
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bptt.cli import options
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from bptt.flow import GradientFlow
     from bptt.network import Network
     from bptt.recurrence import Tape
@@ -22,7 +21,11 @@ Follow the gradient of a loss back through time, and say whether it vanishes.
 
 The loss is that of a model on data: of characters on text, of another model on
 random input. Or that of a new network on the adding problem; or the arrays x, W, V and
-dz or dz_last of an .npz file.
+dz or dz_last of an .npz file, and where there are some b, z0, activation, lengths and
+resets.
+
+Of several layers, and of both directions, each is followed by itself: the gradient that
+comes to it from all above, and what is left of that on the way back through its own V.
 """
 EPILOG = """examples:
   bptt flow model.safetensors --text book.txt
@@ -30,14 +33,28 @@ EPILOG = """examples:
   bptt flow arrays.npz --json
 """
 
+# Of options that may be left out, and say something only of data that are made here, or
+# of a network that is.
+DATA = {"length": 100, "batch_size": 8, "seed": 0}
+NETWORK = {"hidden": 64, "activation": "tanh", "init": "uniform"}
+
+
+class Part(NamedTuple):
+    """A layer in one direction; without a name where there is no other, and with
+    nothing found where no gradient comes to it.
+    """
+
+    name: str
+    place: dict[str, Any]
+    tape: Tape
+    found: GradientFlow | None
+
 
 class Subject(NamedTuple):
     """What is looked at."""
 
     name: str
-    tape: Tape
-    dz: NDArray[Any] | None
-    dz_last: NDArray[Any] | None
+    parts: list[Part]
     training: dict[str, Any]
 
 
@@ -68,34 +85,37 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--length",
         type=options.positive_int,
-        default=100,
         metavar="N",
-        help="steps of time, T (default: %(default)s)",
+        help=f"steps of time, T (default: {DATA['length']})",
     )
     parser.add_argument(
         "--batch-size",
         type=options.positive_int,
-        default=8,
         metavar="N",
-        help="sequences, B (default: %(default)s)",
+        help=f"sequences, B (default: {DATA['batch_size']})",
     )
     parser.add_argument(
         "--hidden",
         type=options.positive_int,
-        default=64,
         metavar="N",
-        help="units of the network of a task, H (default: %(default)s)",
+        help=f"units of the network of a task, H (default: {NETWORK['hidden']})",
     )
     parser.add_argument(
-        "--activation", default="tanh", metavar="NAME", help="of the network of a task"
+        "--activation",
+        metavar="NAME",
+        help=f"of the network of a task (default: {NETWORK['activation']})",
     )
     parser.add_argument(
         "--init",
-        default="uniform",
         metavar="NAME",
-        help="of V of the network of a task",
+        help=f"of V of the network of a task (default: {NETWORK['init']})",
     )
-    parser.add_argument("--seed", type=options.not_negative_int, default=0, metavar="N")
+    parser.add_argument(
+        "--seed",
+        type=options.not_negative_int,
+        metavar="N",
+        help=f"of the data, and of that network (default: {DATA['seed']})",
+    )
     parser.add_argument(
         "-o",
         "--output",
@@ -112,8 +132,6 @@ def run(args: argparse.Namespace) -> None:
     """Run the command."""
     import importlib.util
 
-    from bptt.flow import gradient_flow
-
     if (args.model is None) == (args.task is None):
         raise ValueError("one of MODEL and --task must be given")
     if args.json and args.output:
@@ -122,19 +140,47 @@ def run(args: argparse.Namespace) -> None:
     if args.output and not drawing:
         raise ImportError("the report needs matplotlib: pip install 'bptt[plot]'")
     subject = _task(args) if args.task else _file(args)
-    found = gradient_flow(subject.tape, subject.dz, dz_last=subject.dz_last)
     if args.json:
-        print(json.dumps({"subject": subject.name, **found.to_dict()}))
+        print(json.dumps({"subject": subject.name, **_results(subject.parts)}))
         return
-    print(f"{found.verdict}\n\n{table(found)}")
+    for part in subject.parts:
+        heading = f"{part.name}\n\n" if part.name else ""
+        print(f"{heading}{verdict(part.found)}\n")
+        if part.found is not None:
+            print(f"{table(part.found)}\n")
     if drawing:
         from bptt.cli import report
 
         output = Path(args.output or "flow.html")
-        output.write_text(report.page(subject, found), encoding="utf-8")
-        print(f"\nwritten  {output}")
+        output.write_text(report.page(subject), encoding="utf-8")
+        print(f"written  {output}")
     else:
-        print("\nno report: it needs matplotlib, pip install 'bptt[plot]'")
+        print("no report: it needs matplotlib, pip install 'bptt[plot]'")
+
+
+def verdict(found: GradientFlow | None) -> str:
+    """Return what is the matter, in a sentence."""
+    return "No gradient: none comes to this layer." if found is None else found.verdict
+
+
+def _results(parts: list[Part]) -> dict[str, Any]:
+    """Return what JSON has: what was found, or a list of it where there are layers."""
+    nothing = {"kind": "no gradient", "verdict": verdict(None)}
+    found = [nothing if p.found is None else p.found.to_dict() for p in parts]
+    if len(found) == 1:
+        return found[0]
+    both = zip(parts, found, strict=True)
+    return {"layers": [{**part.place, **one} for part, one in both]}
+
+
+def _settle(args: argparse.Namespace, apart: str, idle: Iterable[str]) -> None:
+    """Fill in what was left out, and refuse what would say nothing here."""
+    for name in idle:
+        if getattr(args, name) is not None:
+            raise ValueError(f"--{name.replace('_', '-')} is {apart}")
+    for name, value in (DATA | NETWORK).items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
 
 
 def rows(found: GradientFlow) -> list[tuple[str, str]]:
@@ -186,6 +232,7 @@ def _task(args: argparse.Namespace) -> Subject:
 
     from bptt.network import Network
 
+    _settle(args, f"for models of characters, got --task {args.task}", ["text"])
     network = Network(
         2,
         args.hidden,
@@ -216,24 +263,29 @@ def _file(args: argparse.Namespace) -> Subject:
     if args.model.endswith(".npz"):
         arrays = _arrays(args.model)
         if arrays is not None:
+            apart = f"for a model or --task, got the arrays of {args.model}"
+            _settle(args, apart, ["text", *DATA, *NETWORK])
             return arrays
+    _settle(args, f"for --task, got {args.model}", NETWORK)
     network = Network.from_contents(args.model, *serialization.read(args.model))
     x, target = _data(args, network)
     return _subject(args.model, network, x, target)
 
 
 def _subject(name: str, network: Network, x: Any, target: Any) -> Subject:
-    from bptt.network_flow import trace
+    from bptt.network_flow import flows_of, layer_traces
 
-    one = trace(network, x, target)
+    D, parts, traces = network.stack.directions, [], layer_traces(network, x, target)
+    for cell, found in enumerate(flows_of(traces)):
+        place = {"layer": cell // D + 1, "direction": ("forward", "reverse")[cell % D]}
+        heading = f"Layer {place['layer']}"
+        if D == 2:
+            heading += (", from the first step", ", from the end")[cell % D]
+        if network.stack.cells == 1:
+            heading = ""
+        parts.append(Part(heading, place, traces[cell].tape, found))
     training = network.metadata.get("training")
-    return Subject(
-        name,
-        one.tape,
-        one.dz,
-        one.dz_last,
-        training if isinstance(training, dict) else {},
-    )
+    return Subject(name, parts, training if isinstance(training, dict) else {})
 
 
 def _data(args: argparse.Namespace, network: Network) -> tuple[Any, Any]:
@@ -264,6 +316,7 @@ def _arrays(path: str) -> Subject | None:
     """Return the arrays of an .npz file, or None where it is a model."""
     import numpy as np
 
+    from bptt.flow import gradient_flow
     from bptt.recurrence import forward
     from bptt.serialization import reading
 
@@ -272,21 +325,17 @@ def _arrays(path: str) -> Subject | None:
         if "x" not in file:
             return None
         given = {name: file[name] for name in file.files}
-    known = {"x", "W", "V", "b", "z0", "dz", "dz_last", "activation"}
-    missing = {"W", "V"} - given.keys()
-    if missing or not given.keys() <= known:
+    optional = {"b", "z0", "activation", "lengths", "resets"}
+    needed, losses = {"x", "W", "V"}, {"dz", "dz_last"}
+    if not (
+        needed <= given.keys() <= needed | losses | optional and losses & given.keys()
+    ):
         raise ValueError(
-            f"{path} must hold x, W, V and dz or dz_last, and may hold b, z0 and "
-            f"activation, got {', '.join(sorted(given))}"
+            f"{path} must hold x, W, V and dz or dz_last, and may hold b, z0, "
+            f"activation, lengths and resets, got {', '.join(sorted(given))}"
         )
-    activation = str(given.pop("activation", "tanh"))
+    activation = str(given.pop("activation", NETWORK["activation"]))
     dz, dz_last = given.pop("dz", None), given.pop("dz_last", None)
-    _, tape = forward(
-        given["x"],
-        given["W"],
-        given["V"],
-        given.get("b"),
-        given.get("z0"),
-        activation=activation,
-    )
-    return Subject(path, tape, dz, dz_last, {})
+    _, tape = forward(**given, activation=activation)
+    found = gradient_flow(tape, dz, dz_last=dz_last)
+    return Subject(path, [Part("", {}, tape, found)], {})

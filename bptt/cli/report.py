@@ -9,11 +9,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from bptt import __version__, plots
-from bptt.cli.flow import Subject, rows
+from bptt.cli.flow import Part, Subject, rows, verdict
 from bptt.flow import GradientFlow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from bptt.recurrence import Tape
 
 # Letters and lines of the pictures take the colour of the page's text.
 _STYLE = """
@@ -58,49 +60,72 @@ _WORDS = {
 }
 
 
-def page(subject: Subject, found: GradientFlow) -> str:
+def page(subject: Subject) -> str:
     """Return the page."""
-    cells = "".join(
+    title, body, n = html.escape(f"Gradient flow: {subject.name}"), "", 0
+    level = 2 if len(subject.parts) == 1 else 3
+    for part in subject.parts:
+        tape = plots.last_steps(part.tape, _MAP_STEPS)
+        drawn = _pictures(part, tape)
+        if part is subject.parts[-1]:
+            drawn |= _around(subject.training)
+        of = f"the last {len(tape.x)} steps of the first sequence"
+        heading = f"<h2>{html.escape(part.name)}</h2>" if part.name else ""
+        body += (
+            f"{heading}<p>{html.escape(verdict(part.found))}</p>"
+            f"<table>{_cells(part.found)}</table>"
+            f'<h{level}>Pictures</h{level}><div class="pictures">'
+        )
+        for name, draw in drawn.items():
+            body += _figure(draw, n, _WORDS[name].format(of=of))
+            n += 1
+        body += "</div>"
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{title}</title><style>{_STYLE}</style></head><body><h1>{title}</h1>"
+        f"{body}<footer>bptt {__version__}</footer></body></html>\n"
+    )
+
+
+def _cells(found: GradientFlow | None) -> str:
+    """Return the rows of the table."""
+    if found is None:
+        return ""
+    return "".join(
         f'<tr><th scope="row">{html.escape(name)}</th>'
         f"<td>{html.escape(value)}</td></tr>"
         for name, value in rows(found)
     )
-    figures = "".join(
-        f'<figure>{_svg(draw, n)}<figcaption id="p{n}">{html.escape(text)}</figcaption>'
-        "</figure>"
-        for n, (draw, text) in enumerate(_pictures(subject, found))
-    )
-    title = html.escape(f"Gradient flow: {subject.name}")
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{_STYLE}</style></head><body>"
-        f"<h1>{title}</h1><p>{html.escape(found.verdict)}</p>"
-        f'<table>{cells}</table><h2>Pictures</h2><div class="pictures">{figures}</div>'
-        f"<footer>bptt {__version__}</footer></body></html>\n"
-    )
 
 
-def _pictures(
-    subject: Subject, found: GradientFlow
-) -> list[tuple[Callable[[], Axes], str]]:
-    """Return what is drawn, each with its words."""
-    tape = plots.last_steps(subject.tape, _MAP_STEPS)
-    drawn: dict[str, Callable[[], Axes]] = {
-        "gradient_norms": lambda: plots.gradient_norms(found),
-        "decay": lambda: plots.decay(found),
+def _figure(draw: Callable[[], Axes], n: int, text: str) -> str:
+    words = f'<figcaption id="p{n}">{html.escape(text)}</figcaption>'
+    return f"<figure>{_svg(draw, n)}{words}</figure>"
+
+
+def _pictures(part: Part, tape: Tape) -> dict[str, Callable[[], Axes]]:
+    """Return what is drawn of a layer and its last steps, by the name of its words."""
+    drawn: dict[str, Callable[[], Axes]] = {}
+    if (found := part.found) is not None:
+        drawn["gradient_norms"] = lambda: plots.gradient_norms(found)
+        drawn["decay"] = lambda: plots.decay(found)
+    return drawn | {
         "product_norms": lambda: plots.product_norms(tape),
         "singular_values": lambda: plots.singular_values(tape),
-        "eigenvalues": lambda: plots.eigenvalues(subject.tape.V),
-        "saturation": lambda: plots.saturation(subject.tape),
-        "loss_cliff": plots.loss_cliff,
+        "eigenvalues": lambda: plots.eigenvalues(part.tape.V),
+        "saturation": lambda: plots.saturation(part.tape),
     }
-    norm: Any = subject.training.get("norm")
-    clip: Any = subject.training.get("clip")
+
+
+def _around(training: dict[str, Any]) -> dict[str, Callable[[], Axes]]:
+    """Return what is drawn once, whatever layers there are."""
+    drawn: dict[str, Callable[[], Axes]] = {"loss_cliff": plots.loss_cliff}
+    norm: Any = training.get("norm")
+    clip: Any = training.get("clip")
     if _numbers(norm) and (clip is None or _numbers([clip])):
         drawn["clipping"] = lambda: plots.clipping(norm, clip)
-    of = f"the last {len(tape.x)} steps of the first sequence"
-    return [(draw, _WORDS[name].format(of=of)) for name, draw in drawn.items()]
+    return drawn
 
 
 def _numbers(values: Any) -> bool:

@@ -80,7 +80,7 @@ bptt_share bptt_share_step(const bptt_plan *plan, ptrdiff_t B, ptrdiff_t H,
 {
     if (plan->split != BPTT_ROWS)
         return bptt_share_gemm(B, H, panel, tile_rows, tid, n);
-    bptt_share share = {bptt_split(B, tid, n), bptt_split(B, tid + 1, n), 0, 0};
+    bptt_share share = {.r0 = bptt_split(B, tid, n), .r1 = bptt_split(B, tid + 1, n)};
     share.u1 = bptt_row_tiles(share.r1 - share.r0, tile_rows) * bptt_panels(H, panel);
     return share;
 }
@@ -89,5 +89,9 @@ bptt_share bptt_share_gemm(ptrdiff_t R, ptrdiff_t N, ptrdiff_t panel,
                            ptrdiff_t tile_rows, int tid, int n)
 {
     ptrdiff_t units = bptt_row_tiles(R, tile_rows) * bptt_panels(N, panel);
-    return (bptt_share){0, R, bptt_split(units, tid, n), bptt_split(units, tid + 1, n)};
+    return (bptt_share){
+        .r1 = R,
+        .u0 = bptt_split(units, tid, n),
+        .u1 = bptt_split(units, tid + 1, n),
+    };
 }

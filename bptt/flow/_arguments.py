@@ -16,13 +16,8 @@ from bptt.recurrence import Tape
 def as_tape(tape: Tape) -> Tape:
     """Return a tape whose arrays stand cell after cell, refusing what is none."""
     if not isinstance(tape, Tape):
-        of_layers = getattr(tape, "tapes", None)
-        if of_layers is None:
-            advice = ""
-        elif of_layers:
-            advice = "; its tapes has one for each layer"
-        else:
-            advice = "; without memory and checkpoint its tapes has one for each layer"
+        of_layers = hasattr(tape, "tapes")
+        advice = "; its tapes has one for each layer" if of_layers else ""
         raise TypeError(
             "tape must be the Tape that forward returned, "
             f"got {type(tape).__name__}{advice}"

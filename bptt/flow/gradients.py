@@ -142,7 +142,8 @@ def gradient_flow(
     ----------
     tape : Tape
         From `bptt.forward`. One whose states are recomputed is walked leaf by leaf, as
-        by `bptt.backward`, unless its sequences have lengths of their own.
+        by `bptt.backward`, unless its sequences have lengths of their own. Of layers
+        that of one of them, from the ``tapes`` of what `RNN.forward` returned.
     dz : array_like of shape (T, B, H) or (T, H), optional
         Gradient of the loss with respect to each state, taken directly. Of sequences
         with lengths of their own, in the form of x.

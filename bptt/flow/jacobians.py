@@ -328,8 +328,8 @@ def split_growth(tape: Tape, t: int, i: int, direction: Array | None = None) -> 
     >>> import numpy as np, bptt
     >>> _, tape = bptt.forward(np.zeros((5, 1)), np.ones((1, 2)), 0.5 * np.eye(2))
     >>> growth = split_growth(tape, 5, 0)
-    >>> np.exp(growth.V.sum()), np.exp(growth.D.sum())
-    (np.float64(0.03125), np.float64(1.0))
+    >>> float(np.exp(growth.V.sum())), float(np.exp(growth.D.sum()))
+    (0.03125, 1.0)
     """
     path = Path(tape)
     t, i = as_gap(t, i, path.T)

@@ -133,8 +133,8 @@ def omega(
     0.0
     >>> _, tape = bptt.forward(x, W, 0.5 * np.eye(2))
     >>> value, gradients = omega(tape, dz_last=np.ones(2))
-    >>> value, gradients.V[0, 0] < 0
-    (1.25, np.True_)
+    >>> value, bool(gradients.V[0, 0] < 0)
+    (1.25, True)
     """
     path = Path(as_held(tape, "omega"))
     check_choice("form", form, FORMS)

@@ -121,9 +121,9 @@ def _of_run(
     form, H = run.form, len(run.V)
     ends, flat, first = start.copy(), start[:0], 0
     if form.T and form.B:
-        leaves = _runs.leaves_of(run)
+        leaves, run = _runs.leaves_of(run), run.apart()
         carried = start[form.first]
-        for i, states in _runs.walk_forward(run, leaves):
+        for i, states in _runs.walk_over(run, leaves, 0, leaves.count):
             first = len(carried)
             flat = np.empty((states.size // H, H), states.dtype)
             flat[:first] = carried
@@ -177,7 +177,7 @@ def _through_leaf(
             else array.reshape(-1, *array.shape[2:])[o0:o1].reshape(
                 s1 - s0, n, *array.shape[2:]
             )
-            for array in (leaves.part(i, run.x), leaves.part(i, dx))
+            for array in (run.inputs(leaves, i), leaves.part(i, dx))
         )
         _backend.kernels.jvp(
             x_s, run.W, run.V, z_s, run.activation, dx_s, *directions, dz_s
