@@ -25,6 +25,7 @@ _, no_list = bptt.forward(x[:0, 0], W, V, b, offsets=[0])
 layer = flow.RTRL(W, V)
 stack = bptt.RNN(4, 6, num_layers=2)
 layers, layers_again = (stack.forward(x, checkpoint=n)[1] for n in (None, 2))
+_, both_again = bptt.RNN(4, 6, num_layers=2, bidirectional=True).forward(x, checkpoint=2)
 
 CALLS = [
     # tapes
@@ -32,6 +33,7 @@ CALLS = [
     (lambda: bptt.jacobian_product(None, 1, 0), "tape must be the Tape that forward returned, got NoneType"),
     (lambda: bptt.gradient_flow(layers, dz), "tape must be the Tape that forward returned, got StackTape; its tapes has one for each layer"),
     (lambda: bptt.gradient_flow(layers_again, dz), "tape must be the Tape that forward returned, got StackTape; its tapes has one for each layer"),
+    (lambda: bptt.gradient_flow(both_again, dz), "tape must be the Tape that forward returned, got StackTape, whose layers in both directions have none of their own; run forward without memory and checkpoint"),
     (lambda: bptt.jvp((tape,), dz0=z0), "tape must be the Tape that forward returned, got tuple"),
     (lambda: bptt.vjp(x, dz), "tape must be the Tape that forward returned, got ndarray"),
     (lambda: bptt.gradient_flow(x, dz), "tape must be the Tape that forward returned, got ndarray"),

@@ -16,8 +16,14 @@ from bptt.recurrence import Tape
 def as_tape(tape: Tape) -> Tape:
     """Return a tape whose arrays stand cell after cell, refusing what is none."""
     if not isinstance(tape, Tape):
-        of_layers = hasattr(tape, "tapes")
-        advice = "; its tapes has one for each layer" if of_layers else ""
+        advice = ""
+        if hasattr(tape, "tapes"):
+            advice = (
+                "; its tapes has one for each layer"
+                if tape.tapes
+                else ", whose layers in both directions have none of their own; run "
+                "forward without memory and checkpoint"
+            )
         raise TypeError(
             "tape must be the Tape that forward returned, "
             f"got {type(tape).__name__}{advice}"
