@@ -279,7 +279,8 @@ cdef void backward_steps(
         z_t = state_after(l, z, t - 1)
         record.row = cells - x0
         if own_records(l, n):
-            record.row = own_record(mine, rows, together(rows) - 1 - kept, tid) - mine.r0
+            record.row = own_record(mine, rows, together(rows) - kept - 1, tid)
+            record.row -= mine.r0    # from which step_backward counts
         if alone and t < T:
             many = t - t0 if measured == NULL else min(t - t0, together(1) - kept)
             da_t = states[(t - many + 1) & 1]

@@ -25,7 +25,9 @@ _, no_list = bptt.forward(x[:0, 0], W, V, b, offsets=[0])
 layer = flow.RTRL(W, V)
 stack = bptt.RNN(4, 6, num_layers=2)
 layers, layers_again = (stack.forward(x, checkpoint=n)[1] for n in (None, 2))
-_, both_again = bptt.RNN(4, 6, num_layers=2, bidirectional=True).forward(x, checkpoint=2)
+_, both_again = bptt.RNN(4, 6, num_layers=2, bidirectional=True).forward(
+    x, checkpoint=2
+)
 
 CALLS = [
     # tapes
