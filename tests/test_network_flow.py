@@ -396,6 +396,10 @@ def test_wrong_traces(rng):
     network = bptt.Network(
         3, 6, 2, loss="squared_error", readout="last", num_layers=2, dtype=np.float64
     )
+    both = bptt.Network(
+        3, 6, 2, loss="squared_error", readout="last", num_layers=2,
+        bidirectional=True, dtype=np.float64,
+    )  # fmt: skip
     x, target = batch(rng, "squared_error", "last")
     for wrong, message in (
         (
@@ -416,6 +420,10 @@ def test_wrong_traces(rng):
             r"^memory must be at least",
         ),
         (lambda: layer_flows(network, x, target, length=[1]), "argument 'length'"),
+        (
+            lambda: layer_flows(both, x, target, checkpoint=4),
+            r"^checkpoint must be None for layers that are run together in both dir",
+        ),
     ):
         with pytest.raises((TypeError, ValueError), match=message):
             wrong()
