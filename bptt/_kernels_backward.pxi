@@ -333,6 +333,7 @@ cdef void backward_products(
     cdef bint even = lie_evenly(l), packed = sums and not even
     if even:
         z, z_row, z_panel = at(l, l.z, x0 * l.cell.z_row), l.cell.z_row, P
+    if even and l.x != NULL:
         x, x_row, x_panel = at(l, l.x, x0 * l.x_row), l.x_row, P
 
     if own:
@@ -341,8 +342,8 @@ cdef void backward_products(
             mine = share_rows(l, k, t, I, tid, n)
             if packed:
                 pack_states(l, k, c, r + mine.r0, r + mine.r1)
-            if packed and l.x != NULL:
-                pack_inputs(l, k, c, r + mine.r0, r + mine.r1)
+                if l.x != NULL:
+                    pack_inputs(l, k, c, r + mine.r0, r + mine.r1)
             if l.dx != NULL and l.place == NULL:
                 k.gemm(&mine, I, H, at(l, da, r * P), panel, l.packed_W, NULL,
                        row_after(l, l.dx, x0 + r, l.dx_row), l.dx_row)

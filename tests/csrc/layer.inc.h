@@ -293,18 +293,26 @@ static void backward_products(layer *l, chunk at, const real *da, int tid, int n
     const int direct = l->plan.chunks == 1, add = at.t1 < l->T;
     ptrdiff_t units = k->outer_tiles(H) * panels;
 
-    k->pack(r0, r1, H, l->z + at.t0 * B * H, H, 1, l->packed_z, panel);
-    if (l->x)
-        k->pack(r0, r1, I, l->x + at.t0 * B * I, I, 1, l->packed_x, panel);
+    /* Rows that lie evenly need not be packed. */
+    const int even = n % 2;
+    const real *z = even ? l->z + at.t0 * B * H : l->packed_z;
+    const real *x = even && l->x ? l->x + at.t0 * B * I : l->packed_x;
+    if (!even) {
+        k->pack(r0, r1, H, l->z + at.t0 * B * H, H, 1, l->packed_z, panel);
+        if (l->x)
+            k->pack(r0, r1, I, l->x + at.t0 * B * I, I, 1, l->packed_x, panel);
+    }
     meet(l, tid, n);
-    k->gemm_outer(bptt_split(units, tid, n), bptt_split(units, tid + 1, n), H, H, R,
-                  l->packed_z, P, panel, da, panel, direct ? l->dV : l->packed_dV,
-                  direct ? H : P, direct ? P : H * P, add);
+    k->gemm_outer(bptt_split(units, tid, n), bptt_split(units, tid + 1, n), H, H, R, z,
+                  even ? H : P, even ? P : panel, da, panel,
+                  direct ? l->dV : l->packed_dV, direct ? H : P, direct ? P : H * P,
+                  add);
     if (l->x) {
         units = k->outer_tiles(I) * panels;
         k->gemm_outer(bptt_split(units, tid, n), bptt_split(units, tid + 1, n), I, H, R,
-                      l->packed_x, P, panel, da, panel, direct ? l->dW : l->packed_dW,
-                      direct ? H : P, direct ? P : I * P, add);
+                      x, even ? I : P, even ? P : panel, da, panel,
+                      direct ? l->dW : l->packed_dW, direct ? H : P, direct ? P : I * P,
+                      add);
     } else {
         k->scatter(p0, p1, H, R, l->ids + at.t0 * B, da, panel, l->dW);
     }
