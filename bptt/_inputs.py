@@ -145,6 +145,11 @@ def as_budget(
     )
 
 
+def budget_given(memory: Any, checkpoint: Any) -> tuple[str, Any]:
+    """Return the name and the value of the one that was given, for an error."""
+    return ("memory", memory) if checkpoint is None else ("checkpoint", checkpoint)
+
+
 class ErrorClip(TypedDict, total=False):
     """The options of `bptt.backward` that bound the error, for those who pass it on."""
 

@@ -29,6 +29,7 @@ from bptt._inputs import (
     as_layer,
     as_reset_state,
     as_starts,
+    budget_given,
 )
 from bptt._leaves import Leaves
 from bptt._parts import Layout
@@ -224,9 +225,7 @@ def forward(
     flags = [one.pop("resets", None) for one in turned]
     x, form = as_cells(x, I, dtype, first.get("lengths"), first.get("offsets"))
     if isinstance(form, Ragged):
-        name, came = (
-            ("memory", memory) if checkpoint is None else ("checkpoint", checkpoint)
-        )
+        name, came = budget_given(memory, checkpoint)
         raise ValueError(
             f"{name} must be None for sequences of different lengths in bidirectional "
             f"layers on top of each other, got {came}"

@@ -17,7 +17,7 @@ Mathematical Software 26 (2000) 19-45.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from math import comb
 from typing import Any, NamedTuple, TypeVar
 
@@ -286,10 +286,17 @@ def plan(
         raise BudgetError(sizes.fixed_bytes(1) + sizes.border, memory)
     once = [(m, s) for m, s in found if s.slots == s.leaves]
     if once:
-        # One extra pass whatever the leaf: the longest, then, that the caches hold.
-        cached = [s for m, s in once if sizes.leaf_bytes(m) <= LEAF_BYTES]
-        return cached[-1] if cached else once[0][1]
+        # One extra pass whatever the leaf.
+        return longest_cached(sizes, once)
     return min((s for _, s in found), key=lambda s: s.extra_steps)
+
+
+def longest_cached(sizes: Sizes, found: Sequence[tuple[int, Schedule]]) -> Schedule:
+    """Return the schedule of the longest leaf that the caches hold, or of the shortest;
+    those that are found stand with the chunks of their leaves, ascending.
+    """
+    cached = [one for m, one in found if sizes.leaf_bytes(m) <= LEAF_BYTES]
+    return cached[-1] if cached else found[0][1]
 
 
 def _panels(n: int) -> int:

@@ -9,7 +9,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from bptt import initializers
 from bptt._forms import is_list
-from bptt._inputs import as_budget
+from bptt._inputs import as_budget, budget_given
 from bptt._recompute import BudgetError
 from bptt._stack import Stack
 from bptt._stack_tape import StackTape
@@ -81,15 +81,21 @@ def as_network_budgets(
     lengths: Any,
     *,
     every: bool,
-    omega: bool,
+    omega: bool = False,
+    apart: bool = False,
 ) -> dict[str, int]:
-    """Return what `as_budgets` does, for a network that can read within it."""
+    """Return what `as_budgets` does, for a network that can read within it, or whose
+    cells must have tapes of their own.
+    """
     budget = as_budgets(stack, memory, checkpoint, together=every)
     if not budget:
         return budget
-    name, came = "memory", memory
-    if memory is None:
-        name, came = "checkpoint", checkpoint
+    name, came = budget_given(memory, checkpoint)
+    if apart and stack.directions > 1 and (stack.num_layers > 1 or every):
+        raise ValueError(
+            f"{name} must be None for layers that are run together in both directions, "
+            f"which have no tapes of their own then, got {came!r}"
+        )
     if omega:
         raise ValueError(
             f"{name} must be None with omega, which needs all states, got {came!r}"

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bptt._recompute import LEAF_BYTES, BudgetError, Schedule, Sizes, candidates
+from bptt._recompute import BudgetError, Schedule, Sizes, candidates, longest_cached
 
 Array = NDArray[Any]
 
@@ -134,9 +134,8 @@ def plan(
         raise BudgetError(min(one.peak_bytes for _, one in found), memory)
     if fit[-1][1].leaves == 1:
         return fit[-1][1]
-    # The passes are as many whatever the leaf: the longest, then, that the caches hold.
-    cached = [one for m, one in fit if sizes.leaf_bytes(m) <= LEAF_BYTES]
-    return cached[-1] if cached else fit[0][1]
+    # The passes are as many whatever the leaf.
+    return longest_cached(sizes, fit)
 
 
 def _schedule(sizes: Sizes, m: int) -> Schedule:

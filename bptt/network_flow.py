@@ -136,16 +136,10 @@ def layer_traces(
     _check(network)
     stack, every = network.stack, network.readout == "every"
     budget = as_network_budgets(
-        stack, memory, checkpoint, x, lengths, every=every, omega=False
+        stack, memory, checkpoint, x, lengths, every=every, apart=True
     )
-    D = stack.directions
-    if budget and D > 1 and (stack.num_layers > 1 or every):
-        (name, value), *_ = budget.items()
-        raise ValueError(
-            f"{name} must be None for layers that are run together in both directions, "
-            f"which have no tapes of their own then, got {value!r}"
-        )
     down = list(_down(network, x, target, z0, budget, lengths=lengths, resets=resets))
+    D = stack.directions
     layers = [down[at : at + D] for at in range(0, len(down), D)]
     return [one for layer in reversed(layers) for one in layer]
 
