@@ -1,14 +1,15 @@
 """Time a training step beside NumPy, PyTorch, JAX and oneDNN, and the machine's peak.
 
 ``python -m bench`` prints the table, ``python -m bench scaling`` the cost against T, H,
-B and threads, ``python -m bench roofline`` draws the roofline.
+B and threads, ``python -m bench roofline`` draws the roofline, ``python -m bench
+sequences`` has long, ragged, truncated and stacked runs beside plain ones.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from bench import roofline, scaling
+from bench import roofline, scaling, sequences
 from bptt.bench import command
 from bptt.bench.runner import BUILT_IN
 
@@ -17,17 +18,18 @@ TARGETS = BUILT_IN | {
     "onednn": "bench.drivers:OneDNN",
     "peak": "bench.drivers:Peak",
 }
+COMMANDS = {"scaling": scaling, "roofline": roofline, "sequences": sequences}
 
 
 def main(arguments):
-    """Run one of the three commands."""
+    """Run one of the commands."""
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_arguments(parser, TARGETS)
-    other = {"scaling": scaling, "roofline": roofline}.get(*arguments[:1] or [""])
+    other = COMMANDS.get(*arguments[:1] or [""])
     if other is None:
         command.run(parser.parse_args(arguments), TARGETS, ROOT)
     else:
