@@ -182,7 +182,7 @@ class _Errors:
         sums.back(
             i, x, states, dz, dx, leaves.layout(i), flow_of(self.flows[cell], leaves, i)
         )
-        self.da[cell, run.border(own[0])] = sums.da_next
+        self.da[cell, run.border(own[0])] = sums.totals.da_next
 
     def _below(
         self, k: int, d: int, stretch: Stretch, walk: _zigzag.Pass

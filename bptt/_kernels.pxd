@@ -69,6 +69,7 @@ cdef extern from "plan.h" nogil:
     Plan make_plan "bptt_plan_make"(
         Py_ssize_t T, Py_ssize_t B, Py_ssize_t I, Py_ssize_t H,
         Py_ssize_t itemsize, Py_ssize_t panel, Py_ssize_t tile_rows, int threads)
+    bint plan_halves "bptt_plan_halves"(Py_ssize_t B, Py_ssize_t H)
     bint plan_side_by_side "bptt_plan_side_by_side"(
         Py_ssize_t B, Py_ssize_t H, double work, int threads)
     Share share_step "bptt_share_step"(
@@ -134,7 +135,12 @@ cdef struct Layer:
     Py_ssize_t W_i, W_h, V_i, V_h, itemsize, panel
     # Reals from one row to the next
     Py_ssize_t x_row, z_row, dz_row, dx_row
+    # and from one step to the next, of which each has as many rows
+    Py_ssize_t x_step, ids_step, dz_step, dx_step, record_step
     bint back                    # x, z and dx stand in memory from the last step on
+    bint half                    # these are the rows of a half of the batch
+    bint may_halve
+    int halves                   # of a batch whose gradients are summed apart, or 1
     Py_ssize_t chunk_panel, state_panel  # reals from one panel to the next
     Py_ssize_t apart            # rows of the packed state between those of two threads
     # The layout, see _parts.py
@@ -144,13 +150,19 @@ cdef struct Layer:
     void *da_starts              # (n_restarts, H), or NULL
     const Py_ssize_t *ends       # (n_ends, 3); dz_last is then looked up
     Py_ssize_t n_restarts, n_ends
-    const Py_ssize_t *place      # row of x, dz, dx, z for each cell, or NULL
+    const Py_ssize_t *place      # row of x, dz, dx for each cell, or NULL
+    const Py_ssize_t *z_place    # row of z
     const Py_ssize_t *x_rows     # where each cell's row is, or NULL
     const Py_ssize_t *dz_rows
     const Py_ssize_t *first      # (B), rows of starts; or NULL: z begins with them
     # The segment
     Py_ssize_t steps             # of a chunk; 0 where the call is the run
     bint add
+    bint carries                 # the sums of both halves, which are not added
+    void *other_dW               # of the second half
+    void *other_dV
+    void *other_db
+    int64_t *other_dead
     const void *da_next          # (next_rows, H), or NULL
     Py_ssize_t next_rows
     void *da_first               # (B, H), or NULL
@@ -171,8 +183,8 @@ cdef struct Layer:
     void *packed_x               # of a chunk
     void *packed_z               # of a chunk
     void *packed_da              # of a chunk, or of two
-    void *packed_dV              # sums over chunks
-    void *packed_dW
+    void *packed_dV[2]           # sums over chunks, of each half
+    void *packed_dW[2]
     void *packed_state           # forward z, backward da: of the last two steps
     void *step_dz                # (B, H): dz[t], where it is not taken as it stands
     void *cells_dx               # of a chunk, where dx has a place for each cell

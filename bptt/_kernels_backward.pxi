@@ -10,9 +10,10 @@ def backward(
         layout, segment, flow))
 
 
-def backward_both(first, second):
-    """Run two layers backwards at once: `backward` with the arguments of each."""
-    walk_both(_backward_call(*first), _backward_call(*second))
+def backward_both(first, second, apart=False):
+    """Run two layers backwards at once: `backward` with the arguments of each. They are
+    the two directions of one, or halves of its rows that are apart."""
+    walk_both(_backward_call(*first), _backward_call(*second), apart)
 
 
 def _backward_call(
@@ -83,7 +84,8 @@ cdef int _backward(
         point_at_layout[real](l, layout, z)
     if segment is not None:
         point_at_segment[real](
-            l, segment.steps, segment.add, segment.da_next, segment.da_first)
+            l, segment.steps, segment.add, segment.da_next, segment.da_first,
+            segment.beside)
     if flow is not None:
         point_at_flow(
             l, flow.clip_norm, flow.clip_value, flow.threshold, flow.norms,
@@ -105,6 +107,7 @@ cdef int _backward(
     if dz_last is not None:
         l.dz_last = &dz_last[0, 0]
     l.dz0 = &dz0[0, 0]
+    l.may_halve = l.offsets == NULL and (segment is None or l.carries)
     if dV is not None:
         l.dW, l.dV = &dW[0, 0], &dV[0, 0]
     if db is not None:
@@ -129,6 +132,7 @@ cdef void backward_f64(void *layer, int tid, int n) noexcept nogil:
 cdef void backward_loop(Layer *l, const Kernels *k, int tid, int n) noexcept nogil:
     cdef Py_ssize_t B = l.B, I = l.I, H = l.H, P = k.panel, c, h
     cdef Py_ssize_t chunks = l.plan.chunks
+    cdef int half
     cdef Share mine
     cdef void *da[2]
     da[0] = l.packed_da
@@ -139,16 +143,8 @@ cdef void backward_loop(Layer *l, const Kernels *k, int tid, int n) noexcept nog
     if l.dx != NULL:
         k.pack(split(H, tid, n), split(H, tid + 1, n), I,
                l.W, l.W_h, l.W_i, l.packed_W, H * P)
-    if tid == 0 and l.db != NULL and not l.add:
-        memset(l.db, 0, H * l.itemsize)
-    if tid == 0 and l.x == NULL and l.dV != NULL and not l.add:
-        memset(l.dW, 0, I * H * l.itemsize)
-    if l.add and chunks > 1 and l.dV != NULL:
-        k.pack(split(H, tid, n), split(H, tid + 1, n), H,
-               l.dV, H, 1, l.packed_dV, H * P)
-        if l.x != NULL:
-            k.pack(split(I, tid, n), split(I, tid + 1, n), H,
-                   l.dW, H, 1, l.packed_dW, I * P)
+    for half in range(l.halves):
+        begin_sums(l, k, half, tid, n)
     if l.norms != NULL:
         memset(at(l, l.dead_now, tid * l.dead_stride), 0, l.dead_stride * l.itemsize)
         memset(l.dead_sums + tid * H, 0, H * sizeof(int64_t))
@@ -184,12 +180,8 @@ cdef void backward_loop(Layer *l, const Kernels *k, int tid, int n) noexcept nog
                 return
             backward_products(l, k, c, da[0], tid, n)
 
-    if l.plan.chunks > 1 and l.dV != NULL:
-        k.unpack(split(H, tid, n), split(H, tid + 1, n), H,
-                 l.packed_dV, H * P, l.dV)
-        if l.x != NULL:
-            k.unpack(split(I, tid, n), split(I, tid + 1, n), H,
-                     l.packed_dW, I * P, l.dW)
+    for half in range(l.halves):
+        end_sums(l, k, half, tid, n)
     # da[1] was left where the step of t = 1 puts it.
     da[1] = packed_state(l, 1, tid)
     mine = share_step(&l.plan, B, H, P, k.tile_rows, tid, n)
@@ -259,7 +251,7 @@ cdef void backward_steps(
             mine = share_step(&l.plan, rows, H, P, k.tile_rows, tid, n)
         dz_t = NULL
         if l.dz != NULL:
-            dz_t = at(l, l.dz, (-cells if l.back else cells) * l.dz_row)
+            dz_t = at(l, l.dz, entry(l, t - 1, l.dz_step, l.dz_row))
         cell.g_row = l.dz_row
         if t == T and l.dz_last != NULL and l.n_ends == 0:
             dz_t, cell.g_row = l.dz_last, H
@@ -297,7 +289,7 @@ cdef void backward_steps(
             if (kept == together(rows) or t - many == t0
                     or rows_of(l, t - many - 1) != rows):
                 record.row = own_record(mine, rows, together(rows) - kept, tid)
-                add_up(l, k, measured, cells_before(l, t - many), rows, kept, mine)
+                add_up(l, k, measured, t - many, rows, kept, mine)
                 kept = 0
         end_step(l, &mine, tid, n)
         t -= many
@@ -306,8 +298,10 @@ cdef void backward_steps(
     if measured != NULL:
         if not own_records(l, n):
             record.row, cells = 0, cells_before(l, t1) - x0
+            rows = l.B if l.half else cells
             k.flow_record(measured, H, split(cells, tid, n), split(cells, tid + 1, n),
-                          l.chunk_panel, 0, l.norms + x0, l.saturated + x0)
+                          rows, l.record_step, l.norms + entry(l, t0, l.record_step),
+                          l.saturated + entry(l, t0, l.record_step))
         add_dead(l, tid)
 
 
@@ -316,77 +310,62 @@ cdef void backward_products(
 ) noexcept nogil:
     """2. and dV <- dV + z[t-1]^T da[t]. 1. forward was x[t] W + b, so now
     dW <- dW + x[t]^T da[t], db <- db + da[t], dx[t] <- da[t] W^T"""
-    cdef Py_ssize_t I = l.I, H = l.H, P = k.panel
+    cdef Py_ssize_t I = l.I, H = l.H, P = k.panel, r, t
     cdef Py_ssize_t t0 = start_of(l, c), t1 = start_of(l, c + 1)
     cdef Py_ssize_t x0 = cells_before(l, t0), panel = l.chunk_panel
     cdef Py_ssize_t R = cells_before(l, t1) - cells_before(l, t0)
-    cdef Py_ssize_t panels = panels_of(H, P), r = 0, many
-    cdef Py_ssize_t units = k.outer_tiles(H) * panels
-    cdef Py_ssize_t p0 = split(panels, tid, n), p1 = split(panels, tid + 1, n), t
+    cdef bint steps = by_steps(l, n), packed = l.dV != NULL and not lie_evenly(l)
+    cdef int half
     cdef Share mine
-    # Sums stay packed from chunk to chunk, unless one chunk is all there is.
-    cdef bint direct = l.plan.chunks == 1, add = t1 < l.T or l.add
-    cdef bint own = own_products(l, n), sums = l.dV != NULL
-    cdef const void *z = l.packed_z
-    cdef const void *x = l.packed_x
-    cdef Py_ssize_t z_row = P, x_row = P, z_panel = panel, x_panel = panel
-    cdef bint even = lie_evenly(l), packed = sums and not even
-    if even:
-        z, z_row, z_panel = at(l, l.z, x0 * l.cell.z_row), l.cell.z_row, P
-    if even and l.x != NULL:
-        x, x_row, x_panel = at(l, l.x, x0 * l.x_row), l.x_row, P
 
-    if own:
+    if steps:
         for t in range(t0, t1):
             r = cells_before(l, t) - x0
             mine = share_rows(l, k, t, I, tid, n)
             if packed:
-                pack_states(l, k, c, r + mine.r0, r + mine.r1)
-                if l.x != NULL:
-                    pack_inputs(l, k, c, r + mine.r0, r + mine.r1)
+                pack_operands(l, k, c, r + mine.r0, r + mine.r1)
             if l.dx != NULL and l.place == NULL:
                 k.gemm(&mine, I, H, at(l, da, r * P), panel, l.packed_W, NULL,
-                       row_after(l, l.dx, x0 + r, l.dx_row), l.dx_row)
+                       at(l, l.dx, entry(l, t, l.dx_step, l.dx_row)), l.dx_row)
             elif l.dx != NULL:
                 k.gemm(&mine, I, H, at(l, da, r * P), panel, l.packed_W, NULL,
                        at(l, l.cells_dx, r * I), I)
                 put_dx(l, x0, r + mine.r0, r + mine.r1)
-        r = 0
     elif packed:
-        pack_states(l, k, c, split(R, tid, n), split(R, tid + 1, n))
-        if l.x != NULL:
-            pack_inputs(l, k, c, split(R, tid, n), split(R, tid + 1, n))
+        pack_operands(l, k, c, split(R, tid, n), split(R, tid + 1, n))
     meet(l, tid, n)
-    if sums:
-        k.gemm_outer(split(units, tid, n), split(units, tid + 1, n), H, H, R,
-                     z, z_row, z_panel, da, panel, l.dV if direct else l.packed_dV,
-                     H if direct else P, P if direct else H * P, add)
-    if sums and l.x != NULL:
-        units = k.outer_tiles(I) * panels
-        k.gemm_outer(split(units, tid, n), split(units, tid + 1, n), I, H, R,
-                     x, x_row, x_panel, da, panel, l.dW if direct else l.packed_dW,
-                     H if direct else P, P if direct else I * P, add)
-    elif sums:
-        many = l.B if l.back else R
-        while r < R:
-            k.scatter(p0, p1, H, many, l.ids + (-x0 - r if l.back else x0),
-                      at(l, da, r * P), panel, l.dW)
-            r += many
-    if l.db != NULL:
-        k.sum_rows(p0, p1, H, R, da, panel, l.db)
-    if own or l.dx == NULL:
-        pass
-    elif l.place == NULL:
-        many, r = rows_together(l, R), 0
-        mine = share_gemm(many, I, P, k.tile_rows, tid, n)
-        while r < R:
-            k.gemm(&mine, I, H, at(l, da, r * P), panel, l.packed_W, NULL,
-                   row_after(l, l.dx, x0 + r, l.dx_row),
-                   -l.dx_row if l.back and l.B == 1 else l.dx_row)
-            r += many
-    else:
-        mine = share_gemm(R, I, P, k.tile_rows, tid, n)
-        k.gemm(&mine, I, H, da, panel, l.packed_W, NULL, l.cells_dx, I)
+    for half in range(l.halves):
+        sum_up(l, k, c, half, da, tid, n)
+    if l.dx != NULL and not steps:
+        find_dx(l, k, c, da, tid, n)
+    meet(l, tid, n)
+
+
+cdef void pack_operands(
+    Layer *l, const Kernels *k, Py_ssize_t c, Py_ssize_t r0, Py_ssize_t r1
+) noexcept nogil:
+    """Pack z[t-1] and x of a chunk's cells from r0 to r1."""
+    pack_states(l, k, c, r0, r1)
+    if l.x != NULL:
+        pack_inputs(l, k, c, r0, r1)
+
+
+cdef void find_dx(
+    Layer *l, const Kernels *k, Py_ssize_t c, const void *da, int tid, int n
+) noexcept nogil:
+    """dx[t] <- da[t] W^T of a chunk, or where each cell has a place."""
+    cdef Py_ssize_t I = l.I, H = l.H, P = k.panel, t0 = start_of(l, c), r = 0
+    cdef Py_ssize_t x0 = cells_before(l, t0)
+    cdef Py_ssize_t R = cells_before(l, start_of(l, c + 1)) - x0
+    cdef Py_ssize_t many = R if l.place != NULL else rows_together(l, R)
+    cdef Share mine = share_gemm(many, I, P, k.tile_rows, tid, n)
+    if l.place != NULL:
+        k.gemm(&mine, I, H, da, l.chunk_panel, l.packed_W, NULL, l.cells_dx, I)
         meet(l, tid, n)
         put_dx(l, x0, split(R, tid, n), split(R, tid + 1, n))
-    meet(l, tid, n)
+        return
+    while r < R:
+        k.gemm(&mine, I, H, at(l, da, r * P), l.chunk_panel, l.packed_W, NULL,
+               at(l, l.dx, entry(l, t0 + r // l.B, l.dx_step, l.dx_row)),
+               -l.dx_row if l.back and l.B == 1 else l.dx_row)
+        r += many

@@ -1,8 +1,13 @@
-# Two layers of the same sizes at once: the two directions of one.
+# Two layers at once that do not ask what the other does: the two directions of one, or
+# two halves of a batch.
 #
-# (a) Each has a half of the threads, or one after the other has all of them, as the
-#     plan says. Either way each is what it is by itself, to the bit.
-# (b) Python's signals are handled by the thread that called, which walks through the
+# (a) Each has a half of the threads, or one after the other has all of them. Either way
+#     each is what it is by itself, to the bit.
+# (b) Where the rows are many (`plan_halves`), gradients are summed up in two halves of
+#     the rows of each step, apart, and added at the end: an even number of threads then
+#     walks through both halves at once, and a processor reads little that another one
+#     has written. Others walk through all rows.
+# (c) Python's signals are handled by the thread that called, which walks through the
 #     first layer. It tells the second one to stop, and where it is done before that it
 #     goes on to look for them.
 
@@ -19,36 +24,54 @@ def side_by_side(B, H, work):
     return plan_side_by_side(B, H, work, _threads.get_num_threads())
 
 
-cdef int walk_both(_Call one, _Call other) except -1:
+def halves(B, H):
+    """Return whether gradients are summed up in two halves of a batch, apart."""
+    return plan_halves(B, H)
+
+
+cdef int walk_both(_Call one, _Call other, bint apart) except -1:
     """Walk through two layers, of which neither needs what the other makes."""
     cdef Layer *first = &one.layer
     cdef Layer *second = &other.layer
     cdef int threads = _threads.get_num_threads()
-    cdef double work = <double> first.T * first.B * first.H * (first.H + first.I)
-    cdef bint alike = one.body == other.body and (
-        first.T == second.T and first.B == second.B
-        and first.I == second.I and first.H == second.H)
-    if not alike or not plan_side_by_side(first.B, first.H, work, threads):
+    cdef double work = <double> first.H * (first.H + first.I) * (
+        cells_before(first, first.T) + cells_before(second, second.T)) / 2
+    cdef bint together = one.body == other.body and first.H == second.H
+    if apart:
+        # Nor would more threads share the rows of both better than those of each.
+        together &= threads % 2 == 0 and plan_side_by_side(1, first.H, work, 2)
+    else:
+        together &= first.T == second.T and first.B == second.B and (
+            first.I == second.I and plan_side_by_side(first.B, first.H, work, threads))
+    if not together:
         walk(one)
         return walk(other)
-    prepare(one, threads // 2)
-    prepare(other, threads // 2)
-    cdef Pair pair
-    memset(&pair, 0, sizeof(pair))
-    pair.first, pair.second, pair.body = first, second, one.body
-    first.both = &pair.barrier
-    with nogil:
-        run_on_threads(
-            walk_halves, &pair, 2 * first.plan.threads, patience_for(2 * work))
-    if first.interrupted or second.interrupted:
-        return -1
+    for call in (one, other):
+        prepare(call, threads // 2)
+        take_room(call)
+    run_pair(first, second, one.body,
+             2 * min(first.plan.threads, second.plan.threads), patience_for(2 * work))
     # The last one to come is the first to go: each finds its own in its cache.
-    _idle.append(other.workspace)
-    _idle.append(one.workspace)
+    finish(other)
+    finish(one)
     return 0
 
 
-cdef void walk_halves(void *both, int tid, int n) noexcept nogil:
+cdef int run_pair(
+    Layer *first, Layer *second, Body body, int threads, double patience
+) except -1:
+    cdef Pair pair
+    memset(&pair, 0, sizeof(pair))
+    pair.first, pair.second, pair.body = first, second, body
+    first.both = &pair.barrier
+    with nogil:
+        run_on_threads(walk_pair, &pair, threads, patience)
+    if first.interrupted or second.interrupted:
+        return -1                # and raise what a signal handler has set
+    return 0
+
+
+cdef void walk_pair(void *both, int tid, int n) noexcept nogil:
     """Walk through the first layer with a half of the threads, and through the second
     with the others."""
     cdef Pair *pair = <Pair *> both
@@ -72,3 +95,100 @@ cdef void walk_halves(void *both, int tid, int n) noexcept nogil:
         pair.body(second, tid - half, n - half)
         if tid == half:
             arrive(&pair.barrier, 1)
+
+
+# -- The halves of a batch -------------------------------------------------------------
+
+cdef inline Py_ssize_t rows_before(const Layer *l, int half) noexcept nogil:
+    """Return how many rows of each step come before a half of them."""
+    return l.B if half >= l.halves else (l.B + 1) // 2 * half
+
+
+cdef int walk_halves(_Call call, int threads) except -1:
+    """Walk through both halves at once, with so many threads each."""
+    cdef Layer *l = &call.layer
+    cdef Layer first, second
+    cdef size_t size = 0
+    l.steps = l.plan.steps
+    split_rows(l, &first, &second)
+    share_out(&first, threads)
+    share_out(&second, threads)
+    lay_out_halves(l, NULL, &size)
+    size += lay_out(&first, call.backward, NULL) + lay_out(&second, call.backward, NULL)
+    cdef char *block = reserve(call, size)
+    size = 0
+    lay_out_halves(l, block, &size)
+    size += lay_out(&first, call.backward, block + size)
+    lay_out(&second, call.backward, block + size)
+    second.dW, second.dV, second.db = l.other_dW, l.other_dV, l.other_db
+    second.dead = l.other_dead
+    return run_pair(&first, &second, call.body, 2 * first.plan.threads, l.plan.patience)
+
+
+cdef void split_rows(const Layer *l, Layer *first, Layer *second) noexcept nogil:
+    """Give the rows of each half a layer of their own."""
+    cdef Py_ssize_t rows = rows_before(l, 1)
+    first[0] = second[0] = l[0]
+    first.half = second.half = True
+    first.halves = second.halves = 1
+    first.B = first.next_rows = rows
+    second.B = second.next_rows = l.B - rows
+    if l.x != NULL:
+        second.x = at(l, l.x, rows * l.x_row)
+    if l.ids != NULL:
+        second.ids += rows
+    second.z = at(l, l.z, rows * l.z_row)
+    if l.dz != NULL:
+        second.dz = at(l, l.dz, rows * l.dz_row)
+    if l.dx != NULL:
+        second.dx = at(l, l.dx, rows * l.dx_row)
+    if l.norms != NULL:
+        second.norms += rows
+        second.saturated += rows
+    if l.dz_last != NULL:
+        second.dz_last = at(l, l.dz_last, rows * l.H)
+    if l.dz0 != NULL:
+        second.dz0 = at(l, l.dz0, rows * l.H)
+    if l.da_next != NULL:
+        second.da_next = at(l, l.da_next, rows * l.H)
+    if l.da_first != NULL:
+        second.da_first = at(l, l.da_first, rows * l.H)
+
+
+cdef void lay_out_halves(Layer *l, char *base, size_t *used) noexcept nogil:
+    """Give the sums of the second half their part of the workspace."""
+    if l.dV != NULL and not l.carries:
+        l.other_dW = part(l, base, used, l.I * l.H)
+        l.other_dV = part(l, base, used, l.H * l.H)
+        l.other_db = NULL if l.db == NULL else part(l, base, used, l.H)
+    if l.dead != NULL:
+        l.other_dead = <int64_t *> part(l, base, used, 2 * l.H)
+        if base != NULL:
+            memset(l.other_dead, 0, l.H * sizeof(int64_t))
+
+
+cdef void finish(_Call call) noexcept:
+    """Add the sums of the second half to those of the first, and keep the workspace."""
+    cdef Layer *l = &call.layer
+    cdef Py_ssize_t h
+    if l.halves == 2 and l.dV != NULL and not l.carries:
+        add_reals(l, l.dW, l.other_dW, l.I * l.H)
+        add_reals(l, l.dV, l.other_dV, l.H * l.H)
+        if l.db != NULL:
+            add_reals(l, l.db, l.other_db, l.H)
+    if l.halves == 2 and l.dead != NULL:
+        for h in range(l.H):
+            l.dead[h] += l.other_dead[h]
+    _idle.append(call.workspace)
+
+
+cdef void add_reals(
+    const Layer *l, void *sums, const void *others, Py_ssize_t count
+) noexcept nogil:
+    cdef Py_ssize_t i
+    if l.itemsize == sizeof(float):
+        for i in range(count):
+            (<float *> sums)[i] += (<const float *> others)[i]
+    else:
+        for i in range(count):
+            (<double *> sums)[i] += (<const double *> others)[i]

@@ -5,9 +5,10 @@ def forward(x, W, V, b, z, activation, layout=None):
     walk(_forward_call(x, W, V, b, z, activation, layout))
 
 
-def forward_both(first, second):
-    """Run two layers at once: `forward` with the arguments of each."""
-    walk_both(_forward_call(*first), _forward_call(*second))
+def forward_both(first, second, apart=False):
+    """Run two layers at once: `forward` with the arguments of each. They are the two
+    directions of one, or halves of its rows that are apart."""
+    walk_both(_forward_call(*first), _forward_call(*second), apart)
 
 
 def _forward_call(x, W, V, b, z, activation, layout=None):
@@ -57,6 +58,7 @@ cdef int _forward(
     if b is not None:
         l.b = &b[0]
     l.z = &z[0, 0, 0]
+    l.may_halve = l.offsets == NULL
     if real is float:
         call.body = forward_f32
     else:
@@ -129,7 +131,7 @@ cdef void forward_products(
     cdef Share mine = share_gemm(R, H, P, k.tile_rows, tid, n)
     cdef void *a = state_after(l, states_of(l, c), t1 - 1 if l.back else t0)
 
-    if own_products(l, n):
+    if by_steps(l, n):
         for t in range(t0, t1):
             r = cells_before(l, t) - x0
             mine = share_rows(l, k, t, H, tid, n)
@@ -139,7 +141,7 @@ cdef void forward_products(
                 k.gemm(&mine, H, I, at(l, l.packed_x, r * P), panel, l.packed_W, l.b, a,
                        z_row)
             else:
-                k.gather(mine.r0, mine.r1, H, l.ids + (-x0 - r if l.back else x0 + r),
+                k.gather(mine.r0, mine.r1, H, l.ids + entry(l, t, l.ids_step),
                          l.W, l.W_i, l.W_h, l.b, a, z_row)
     elif l.x != NULL:
         if l.back:

@@ -42,6 +42,7 @@ cdef size_t lay_out(Layer *l, bint backward, char *base) noexcept nogil:
     cdef Py_ssize_t chunk_H = H_panels * l.chunk_panel
     cdef bint packed = not (backward and lie_evenly(l))
     cdef size_t used = 0
+    cdef int h
     l.packed_V = part(l, base, &used, l.H * Hp)
     l.packed_state = part(l, base, &used, 2 * H_panels * l.state_panel)
     l.packed_x = part(l, base, &used, chunk_I if l.x != NULL and packed else 0)
@@ -49,15 +50,18 @@ cdef size_t lay_out(Layer *l, bint backward, char *base) noexcept nogil:
         l.packed_W = part(l, base, &used, 0 if l.dx == NULL else l.H * Ip)
         l.packed_z = part(l, base, &used, chunk_H if packed else 0)
         l.packed_da = part(l, base, &used, (1 + (l.plan.split == PIPELINE)) * chunk_H)
-        if l.plan.chunks > 1:
-            l.packed_dV = part(l, base, &used, l.H * Hp)
-            l.packed_dW = part(l, base, &used, 0 if l.x == NULL else l.I * Hp)
+        for h in range(l.halves if l.plan.chunks > 1 else 0):
+            l.packed_dV[h] = part(l, base, &used, l.H * Hp)
+            l.packed_dW[h] = part(l, base, &used, 0 if l.x == NULL else l.I * Hp)
+        if l.halves == 2:
+            lay_out_halves(l, base, &used)
         if l.n_ends or l.place != NULL:
             l.step_dz = part(l, base, &used, l.B * l.H)
         if l.place != NULL and l.dx != NULL:
             l.cells_dx = part(l, base, &used, l.chunk_panel // P * l.I)
     else:
         l.packed_W = part(l, base, &used, 0 if l.x == NULL else l.I * Hp)
+    l.cell.V = l.packed_V
     if l.first != NULL:
         l.cells_z = part(l, base, &used, (1 + (l.plan.split == PIPELINE))
                          * (l.B + l.chunk_panel // P) * l.H)
@@ -102,28 +106,56 @@ cdef class _Call:
 cdef int walk(_Call call) except -1:
     """Walk through time with the threads of the pool."""
     cdef Layer *l = &call.layer
+    cdef int threads = _threads.get_num_threads()
     if call.body == NULL:
         return 0
-    prepare(call, _threads.get_num_threads())
-    with nogil:
-        run_on_threads(call.body, l, l.plan.threads, l.plan.patience)
-    if l.interrupted:
-        return -1                # and raise what a signal handler has set
-    _idle.append(call.workspace)
+    prepare(call, threads)
+    if l.halves == 2 and l.plan.threads > 1 and threads % 2 == 0 and (
+            l.n_restarts == 0 and l.n_ends == 0):
+        walk_halves(call, threads // 2)
+    else:
+        take_room(call)
+        with nogil:
+            run_on_threads(call.body, l, l.plan.threads, l.plan.patience)
+        if l.interrupted:
+            return -1            # and raise what a signal handler has set
+    finish(call)
     return 0
 
 
 cdef int prepare(_Call call, int threads) except -1:
-    """Make a plan for so many threads, and lay out a workspace."""
+    """Make a plan for so many threads."""
     cdef Layer *l = &call.layer
     # Strides of 0 can make a matrix look larger than any memory.
     if <double> l.H * (l.H + l.I) * l.itemsize > 2.0 ** 60:
         raise MemoryError(f"a matrix of {l.H} x {l.H + l.I} is not to be packed")
+    if l.itemsize == sizeof(float):
+        l.panel = _isa.f32.panel
+    else:
+        l.panel = _isa.f64.panel
+    l.halves = 2 if l.may_halve and plan_halves(l.B, l.H) else 1
+    l.x_step, l.ids_step = step_of(l, l.x_row), step_of(l, 1)
+    l.dz_step, l.dx_step = step_of(l, l.dz_row), step_of(l, l.dx_row)
+    l.record_step = l.B
+    l.cell.H = l.H
+    l.cell.z_row = l.H if l.first != NULL else l.z_row
+    l.cell.g_row = l.dz_row
+    l.cell.z_step, l.cell.g_step = step_of(l, l.cell.z_row), l.dz_step
+    l.cell.activation = call.activation.code
+    l.cell.alpha, l.cell.beta = call.activation.alpha, call.activation.beta
+    l.main_thread = in_main_thread()
+    l.watched = seconds()
+    share_out(l, threads)
+    return 0
+
+
+cdef void share_out(Layer *l, int threads) noexcept nogil:
+    """Make the plan of the rows that a layer has; chunks may be given."""
     cdef Py_ssize_t tile_rows
     if l.itemsize == sizeof(float):
-        l.panel, tile_rows = _isa.f32.panel, _isa.f32.tile_rows
+        tile_rows = _isa.f32.tile_rows
     else:
-        l.panel, tile_rows = _isa.f64.panel, _isa.f64.tile_rows
+        tile_rows = _isa.f64.tile_rows
     l.plan = make_plan(
         l.T, l.B, l.I, l.H, l.itemsize, l.panel, tile_rows, threads)
     if l.steps:
@@ -132,22 +164,26 @@ cdef int prepare(_Call call, int threads) except -1:
     l.dead_stride = l.H + 64     # no two threads write to one cache line
     # Odd numbers of rows, for panels a power of two apart would meet in the caches.
     l.chunk_panel = (min(l.plan.steps, l.T) * l.B | 1) * l.panel
+    l.cell.B = l.B
     keep_apart(l)
-    l.main_thread = in_main_thread()
-    l.watched = seconds()
 
-    call.workspace = take_workspace()
-    cdef size_t size = lay_out(l, call.backward, NULL)
-    cdef char *block = call.workspace.reserve(size + 64)
-    lay_out(l, call.backward, <char *> ((<size_t> block + 63) // 64 * 64))
-    l.cell.B, l.cell.H, l.cell.V = l.B, l.H, l.packed_V
-    l.cell.z_row = l.H if l.first != NULL else l.z_row
-    l.cell.g_row = l.dz_row
-    l.cell.z_step = l.B * (-l.z_row if l.back else l.cell.z_row)
-    l.cell.g_step = l.B * (-l.dz_row if l.back else l.dz_row)
-    l.cell.activation = call.activation.code
-    l.cell.alpha, l.cell.beta = call.activation.alpha, call.activation.beta
+
+cdef int take_room(_Call call) except -1:
+    """Lay out a workspace."""
+    cdef Layer *l = &call.layer
+    lay_out(l, call.backward, reserve(call, lay_out(l, call.backward, NULL)))
     return 0
+
+
+cdef char *reserve(_Call call, size_t size) except NULL:
+    """Return a block that begins with a cache line."""
+    call.workspace = take_workspace()
+    return <char *> ((<size_t> call.workspace.reserve(size + 64) + 63) // 64 * 64)
+
+
+cdef inline Py_ssize_t step_of(const Layer *l, Py_ssize_t row) noexcept nogil:
+    """Return how far the rows of one step are from those of the next."""
+    return l.B * (-row if l.back else row)
 
 
 # Who handles Python's signals. `threading` could be asked for it, in 100 ns.

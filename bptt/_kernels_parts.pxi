@@ -40,7 +40,7 @@ cdef Py_ssize_t first_event(
 
 cdef int point_at_layout(Layer *l, layout, const real[:, :, :] z) except -1:
     cdef const Py_ssize_t[::1] offsets = layout.offsets, place = layout.place
-    cdef const Py_ssize_t[::1] first = layout.first
+    cdef const Py_ssize_t[::1] first = layout.first, z_place = layout.z_place
     cdef const Py_ssize_t[:, ::1] restarts = layout.restarts, ends = layout.ends
     cdef const real[:, ::1] starts = layout.starts
     cdef real[:, ::1] da_starts = layout.da_starts
@@ -57,19 +57,29 @@ cdef int point_at_layout(Layer *l, layout, const real[:, :, :] z) except -1:
     if ends is not None and ends.shape[0] > 0:
         l.ends, l.n_ends = &ends[0, 0], ends.shape[0]
     if place is not None and place.shape[0] > 0:
-        l.place = &place[0]
+        l.place = l.z_place = &place[0]
+    if z_place is not None and z_place.shape[0] > 0:
+        l.z_place = &z_place[0]
     return 0
 
 
-cdef void point_at_segment(
+cdef int point_at_segment(
     Layer *l, Py_ssize_t steps, bint add, const real[:, ::1] da_next,
-    real[:, ::1] da_first,
-) noexcept:
+    real[:, ::1] da_first, beside,
+) except -1:
+    cdef real[:, ::1] dW, dV
+    cdef real[::1] db
     l.steps, l.add = steps, add
+    if beside is not None:
+        dW, dV, db = beside
+        l.other_dW, l.other_dV = &dW[0, 0], &dV[0, 0]
+        l.other_db = NULL if db is None else &db[0]
+        l.carries = True
     if da_next is not None and da_next.shape[0] > 0:
         l.da_next, l.next_rows = &da_next[0, 0], da_next.shape[0]
     if da_first is not None:
         l.da_first = &da_first[0, 0]
+    return 0
 
 
 cdef void point_at_flow(
@@ -88,6 +98,12 @@ cdef inline bint own_products(const Layer *l, int n) noexcept nogil:
     itself, step by step, for the other ones have it not in their caches. A tile of few
     rows waits for the weights."""
     return l.plan.split == ROWS and n > 1 and l.B >= OWN_ROWS * n
+
+
+cdef inline bint by_steps(const Layer *l, int n) noexcept nogil:
+    """Whether products are made step by step: so too where the rows of one step do not
+    follow those of the last."""
+    return own_products(l, n) or l.half
 
 
 cdef inline Share share_rows(
@@ -189,10 +205,10 @@ cdef Py_ssize_t gather_errors(
 
 
 cdef inline bint lie_evenly(const Layer *l) noexcept nogil:
-    """Whether z[t-1] and x of all cells lie the same distance apart, in the order of
-    time: then products over time read them where they are."""
+    """Whether z[t-1] and x of all cells, or of those of a step, lie the same distance
+    apart, in the order of time: then products over time read them where they are."""
     return (l.first == NULL and l.place == NULL and l.offsets == NULL
-            and l.n_restarts == 0 and not l.back)
+            and l.n_restarts == 0 and (l.half or not l.back))
 
 
 cdef void pack_states(
@@ -206,7 +222,7 @@ cdef void pack_states(
     cdef Py_ssize_t s = t0, u, a, b, e
     if l.back:
         pack_rows(l, k, low, high, cells_before(l, t1) - base, H,
-                  state_after(l, z, t0 - 1), row, l.packed_z)
+                  state_after(l, z, t0 - 1), row, l.cell.z_step, l.packed_z)
         s = t1
     while s < t1:
         u = s + 1
@@ -262,14 +278,15 @@ cdef inline Py_ssize_t own_record(
 
 
 cdef void add_up(
-    Layer *l, const Kernels *k, const Record *record, Py_ssize_t cells, Py_ssize_t rows,
+    Layer *l, const Kernels *k, const Record *record, Py_ssize_t t, Py_ssize_t rows,
     Py_ssize_t steps, Share mine,
 ) noexcept nogil:
-    """Add up the measures of a thread's own rows, of so many steps from cells on."""
-    cdef Py_ssize_t m = mine.r1 - mine.r0
+    """Add up the measures of a thread's own rows, of so many steps from t on."""
+    cdef Py_ssize_t m = mine.r1 - mine.r0, first = entry(l, t, l.record_step) + mine.r0
     if m > 0:
-        k.flow_record(record, l.H, 0, steps * m, m, rows, l.norms + cells + mine.r0,
-                      l.saturated + cells + mine.r0)
+        k.flow_record(record, l.H, 0, steps * m, m,
+                      rows if l.offsets != NULL else l.record_step,
+                      l.norms + first, l.saturated + first)
 
 
 cdef void lay_out_record(Layer *l, char *base, size_t *used) noexcept nogil:

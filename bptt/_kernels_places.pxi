@@ -55,28 +55,30 @@ cdef inline Py_ssize_t first_in_memory(const Layer *l, Py_ssize_t c) noexcept no
 
 cdef inline Py_ssize_t rows_together(const Layer *l, Py_ssize_t R) noexcept nogil:
     """Return how many of R rows of a chunk are the same distance apart: those of a step
-    where steps of several rows stand before each other, or else all."""
-    return l.B if l.back and l.B > 1 else R
+    where steps of several rows stand before each other or have others in between, or
+    else all."""
+    return l.B if l.half or (l.back and l.B > 1) else R
 
 
-cdef inline void *row_after(
-    const Layer *l, const void *array, Py_ssize_t cells, Py_ssize_t row
+cdef inline Py_ssize_t entry(
+    const Layer *l, Py_ssize_t t, Py_ssize_t step, Py_ssize_t row=1
 ) noexcept nogil:
-    """Return the address of a step's first row, so many cells after x[0] in time."""
-    return at(l, array, (-cells if l.back else cells) * row)
+    """Return where a step begins in an array, whose steps are `step` apart if all have
+    as many rows, and else its rows `row`."""
+    return t * step if l.offsets == NULL else l.offsets[t] * row
 
 
 cdef void pack_rows(
     Layer *l, const Kernels *k, Py_ssize_t r0, Py_ssize_t r1, Py_ssize_t R,
-    Py_ssize_t N, const void *array, Py_ssize_t row, void *packed,
+    Py_ssize_t N, const void *array, Py_ssize_t row, Py_ssize_t step, void *packed,
 ) noexcept nogil:
     """Pack the rows from r0 to r1, of R of a chunk, that begin with a step's first."""
     cdef Py_ssize_t many = rows_together(l, R), first = r0 // many * many
     cdef Py_ssize_t apart = -row if l.back and l.B == 1 else row
     while first < r1:
-        # Row r is r - first after the first of a step, which is first rows back.
+        # Row r is r - first after the first of its step.
         k.pack(max(r0, first), min(r1, first + many), N,
-               at(l, array, -2 * first * row), apart, 1, packed,
+               at(l, array, first // many * step - first * row), apart, 1, packed,
                l.chunk_panel)
         first += many
 
@@ -85,11 +87,11 @@ cdef inline void *state_after(
     const Layer *l, const void *z, Py_ssize_t step
 ) noexcept nogil:
     """Return the address of the states after a step, counted from 0; -1 is before."""
+    if l.offsets == NULL:
+        return at(l, z, (step + 1) * l.cell.z_step)
     if step < 0:
         return <void *> z
-    if l.back:
-        return at(l, z, -(step + 1) * l.B * l.cell.z_row)
-    return at(l, z, (l.B + cells_before(l, step)) * l.cell.z_row)
+    return at(l, z, (l.B + l.offsets[step]) * l.cell.z_row)
 
 
 def place_cells(
@@ -113,6 +115,27 @@ def place_cells(
             # Of the rows of step 0 the first ones have ended.
             cell = offsets[step + 1] - offsets[1] + row[s]
             place[cell], sequence[cell] = first[s] + i * stride, s
+
+
+def halve(
+    const Py_ssize_t[::1] offsets,      # (T + 1)            IN
+    int half,
+    Py_ssize_t[::1] own,                # (T + 1)            OUT
+    Py_ssize_t[::1] cells,              # (N)                OUT
+):
+    """Find the cells of a half of the rows, 0 1 1 0 0 1 1 0 .. from the last row of a
+    step; return how many steps it has. Its own offsets and cells may be fewer."""
+    cdef Py_ssize_t t, q, count = 0
+    own[0] = 0
+    for t in range(offsets.shape[0] - 1):
+        for q in range(offsets[t + 1] - offsets[t] - 1, -1, -1):
+            if (q + 1) // 2 % 2 == half:
+                cells[count] = offsets[t + 1] - 1 - q
+                count += 1
+        if count == own[t]:
+            return t
+        own[t + 1] = count
+    return offsets.shape[0] - 1
 
 
 cdef addresses_of(arrays, layout):
@@ -139,8 +162,9 @@ cdef void pack_inputs(
     cdef Py_ssize_t I = l.I, x0 = cells_before(l, start_of(l, c)), r
     cdef Py_ssize_t R = cells_before(l, start_of(l, c + 1)) - x0
     if l.place == NULL:
-        pack_rows(l, k, r0, r1, R, I, row_after(l, l.x, x0, l.x_row), l.x_row,
-                  l.packed_x)
+        pack_rows(l, k, r0, r1, R, I,
+                  at(l, l.x, entry(l, start_of(l, c), l.x_step, l.x_row)), l.x_row,
+                  l.x_step, l.packed_x)
         return
     for r in range(r0, r1):
         if r + AHEAD < r1:
@@ -170,7 +194,7 @@ cdef const void *state_row(const Layer *l, Py_ssize_t cell) noexcept nogil:
     """Return a row of z that has a place; the initial ones have numbers from -B on."""
     if cell < 0:
         return at(l, l.starts, l.first[l.B + cell] * l.H)
-    return at(l, l.z, place_of(l, cell) * l.z_row)
+    return at(l, l.z, l.z_place[cell] * l.z_row)
 
 
 cdef void take_first(Layer *l, int tid, int n) noexcept nogil:

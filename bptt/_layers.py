@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bptt import _backend, _recompute
+from bptt import _backend, _halves, _recompute
 from bptt._dropout import Bits, bytes_of_row, drop, drop_back
 from bptt._forms import Form, Ragged
 from bptt._inputs import (
@@ -115,7 +115,7 @@ class Layers:
         for k, layer in enumerate(self.layers):
             leaves, x = layer.leaves, self.inputs(k, leaf)
             states = leaves.begin(leaf, layer.z, state[k])
-            _backend.kernels.forward(
+            _halves.forward(
                 x, layer.W, layer.V, layer.b, states, self.activation,
                 leaves.layout(leaf),
             )  # fmt: skip
@@ -310,7 +310,8 @@ def _sizes(form: Form, L: int, I: int, H: int, itemsize: int, drops: bool) -> Si
     between = 2 * H + 2 * H * drops + 2 * I * ragged
     beside = form.known_bytes + (L - 1) * _rows(form) * bytes_of_row(H) * drops
     chunk = min(T, lcm(*chunks))
-    return Sizes(T, B, max(I, H), H, itemsize, chunk, L, between, beside)
+    parts = _halves.sizes(form, H)
+    return Sizes(T, B, max(I, H), H, itemsize, chunk, L, between, beside, **parts)
 
 
 def _rows(form: Form) -> int:

@@ -16,6 +16,26 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 
+class Half(NamedTuple):
+    """A half of the rows of each step, see `_halves.py`.
+
+    Attributes
+    ----------
+    offsets, place, sequence
+        As in `Layout`; place is never None.
+    cells : ndarray of intp of shape (N,)
+        The number of each of its cells in the whole layout.
+    rows : ndarray of intp of shape (B,)
+        The same of the rows of step 0.
+    """
+
+    offsets: Array
+    cells: Array
+    rows: Array
+    place: Array
+    sequence: Array | None
+
+
 class Layout(NamedTuple):
     """Rows of a batch that end early, or start anew.
 
@@ -48,6 +68,10 @@ class Layout(NamedTuple):
     first : ndarray of intp of shape (B,), or None
         Where given, z is (M, B, H) as well, without the initial states: those of step 0
         are these rows of `starts`. Rows of z and dz may then be any distance apart.
+    z_place : ndarray of intp of shape (N,), or None
+        With first, `place` for z alone.
+    halves : (Half, Half), or None
+        If they are known already.
     """
 
     offsets: Array | None = None
@@ -58,6 +82,8 @@ class Layout(NamedTuple):
     place: Array | None = None
     sequence: Array | None = None
     first: Array | None = None
+    z_place: Array | None = None
+    halves: tuple[Half, Half] | None = None
 
     def rows(self, step: int) -> int:
         """Return how many rows a step has; only where there are offsets."""
@@ -103,12 +129,16 @@ class Segment(NamedTuple):
         it is added to.
     da_first : ndarray of shape (B, H), or None
         OUT: da of the first step, for the segment before.
+    beside : (dW, dV, db), or None
+        Where gradients are summed up in two halves of the rows, those of the second:
+        both are carried from segment to segment, and added at the end.
     """
 
     steps: int
     add: bool = False
     da_next: Array | None = None
     da_first: Array | None = None
+    beside: tuple[Array, Array, Array | None] | None = None
 
 
 class Flow(NamedTuple):

@@ -191,6 +191,11 @@ class Sizes(NamedTuple):
         Entries per cell of a leaf that are there beside the states.
     beside : int
         Bytes that are kept whatever the schedule.
+    halves : int
+        Parts of a batch that are run at once, with packed weights and sums of their
+        own: 1 or 2.
+    places : int
+        Bytes that say where a cell of a leaf stands.
     """
 
     T: int
@@ -202,6 +207,8 @@ class Sizes(NamedTuple):
     layers: int = 1
     between: int = 0
     beside: int = 0
+    halves: int = 1
+    places: int = 0
 
     @property
     def chunks(self) -> int:
@@ -219,13 +226,14 @@ class Sizes(NamedTuple):
     def leaf_bytes(self, m: int) -> int:
         """Return the bytes of a leaf of m chunks: its states and what is beside."""
         cells = m * self.chunk * self.B
-        return cells * (self.layers * self.H + self.between) * self.itemsize
+        entries = self.layers * self.H + self.between
+        return cells * (entries * self.itemsize + self.places)
 
     @property
     def work_bytes(self) -> int:
         """The bytes of the workspace of the kernels."""
         I, H = self.I, self.H
-        weights = 3 * (I + H) * _panels(H)
+        weights = 3 * self.halves * (I + H) * _panels(H)
         work = weights + (self.chunk * self.B + 1) * (_panels(I) + 4 * _panels(H))
         return work * self.itemsize
 

@@ -51,7 +51,9 @@ def forward(
         z[t] = activation.sigma(z[t] + z[t - 1] @ V)
 
 
-def forward_both(first: tuple[Any, ...], second: tuple[Any, ...]) -> None:
+def forward_both(
+    first: tuple[Any, ...], second: tuple[Any, ...], apart: bool = False
+) -> None:
     """Run two layers at once: `forward` with the arguments of each."""
     forward(*first)
     forward(*second)
@@ -125,7 +127,9 @@ def backward(
         dx[...] = da @ W.T
 
 
-def backward_both(first: tuple[Any, ...], second: tuple[Any, ...]) -> None:
+def backward_both(
+    first: tuple[Any, ...], second: tuple[Any, ...], apart: bool = False
+) -> None:
     """Run two layers backwards at once: `backward` with the arguments of each."""
     backward(*first)
     backward(*second)
@@ -135,6 +139,11 @@ def side_by_side(B: int, H: int, work: float) -> bool:
     """Return whether two runs of so many multiplications are better run at once, on
     half of the threads each, than one after the other.
     """
+    return False
+
+
+def halves(B: int, H: int) -> bool:
+    """Return whether gradients are summed up in two halves of a batch, apart."""
     return False
 
 
@@ -167,6 +176,23 @@ def place_cells(
         cell = offsets[step + 1] - offsets[1] + row[s] if length else step
         place[cell] = first[s] + np.arange(length) * stride
         sequence[cell] = s
+
+
+def halve(
+    offsets: Array,  # (T + 1)              IN
+    half: int,
+    own: Array,  # (T + 1)                  OUT
+    cells: Array,  # (N)                    OUT
+) -> int:
+    """Find the cells of a half of the rows, 0 1 1 0 0 1 1 0 .. from the last row of a
+    step; return how many steps it has. Its own offsets and cells may be fewer.
+    """
+    rows = np.diff(offsets)
+    from_last = np.repeat(offsets[1:], rows) - 1 - np.arange(offsets[-1])
+    mine = (from_last + 1) // 2 % 2 == half
+    own[0], own[1:] = 0, np.cumsum(mine)[offsets[1:] - 1]
+    cells[: own[-1]] = np.flatnonzero(mine)
+    return int(np.count_nonzero(np.diff(own)))
 
 
 def chunk_steps(T: int, B: int, I: int, H: int, itemsize: int) -> int:

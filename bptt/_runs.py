@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bptt import _backend, _recompute
+from bptt import _backend, _halves, _recompute
 from bptt._forms import Form, Ragged, Rectangle
 from bptt._leaves import Leaves, take_ends
-from bptt._parts import Flow, Layout, Segment
+from bptt._parts import Flow, Layout
 from bptt._recompute import Schedule
 from bptt._tape import ErrorFlow, Gradients, Tape
+from bptt._totals import Totals
 from bptt._validation import as_real, check_shape
 from bptt.activations import Activation
 
@@ -85,7 +86,7 @@ class Run(Tape):
 
         def run_leaf(leaf: int, state: Array) -> Array:
             states = leaves.begin(leaf, self.z, state)
-            _backend.kernels.forward(
+            _halves.forward(
                 self.inputs(leaves, leaf), self.W, self.V, self.b, states,
                 self.activation, leaves.layout(leaf),
             )  # fmt: skip
@@ -129,9 +130,9 @@ def forward(
         else:
             z = rows = form.empty(H, W.dtype)
             assert layout is not None
-            layout = layout._replace(first=form.first)
+            layout = _halves.halved(layout._replace(first=form.first), V)
         if T and B:
-            _backend.kernels.forward(x, W, V, b, z, activation, layout)
+            _halves.forward(x, W, V, b, z, activation, layout)
             take_ends(z_end, rows.reshape(-1, H), layout)
         z.flags.writeable = rows.flags.writeable = False
         run = Run(
@@ -150,7 +151,10 @@ def forward(
         return form.shaped(rows) if keeps else run.z_last, run
 
     chunk = _backend.kernels.chunk_steps(T, B, I, H, W.itemsize)
-    sizes = _recompute.Sizes(T, B, I, H, W.itemsize, chunk, beside=form.known_bytes)
+    sizes = _recompute.Sizes(
+        T, B, I, H, W.itemsize, chunk,
+        beside=form.known_bytes, **_halves.sizes(form, H),
+    )  # fmt: skip
     schedule = _recompute.plan(sizes, memory=memory, checkpoint=checkpoint)
     leaves = Leaves(form, layout, schedule.steps)
     buffer = np.empty((leaves.room(), H), W.dtype)
@@ -177,9 +181,8 @@ def in_cells(run: Run) -> Run:
     x = run.x
     if isinstance(x, list) or x.ndim == 3:
         x = form.cells_of(x if isinstance(x, list) else x[:, 0])
-    return replace(
-        run, x=x, z=z, layout=layout._replace(place=None, first=None, sequence=None)
-    )
+    layout = layout._replace(place=None, first=None, sequence=None, halves=None)
+    return replace(run, x=x, z=z, layout=layout)
 
 
 def leaves_of(run: Run) -> Leaves:
@@ -267,11 +270,9 @@ class Sums:
         dtype, (I, H) = W.dtype, W.shape
         self.W, self.V, self.activation = W, V, activation
         self.form, self.leaves, self.dz_last = form, leaves, dz_last
-        self.dW, self.dV = np.zeros((I, H), dtype), np.zeros((H, H), dtype)
-        self.db = None if b is None else np.zeros(H, dtype)
+        self.totals = Totals(W, V, b, form.B)
         self.dz0 = np.zeros((form.S, H), dtype)
         self.steps = _backend.kernels.chunk_steps(form.T, form.B, I, H, dtype.itemsize)
-        self.da_next: Array | None = None
         self.dz_start: Array | None = None
 
     def back(
@@ -297,12 +298,11 @@ class Sums:
         rows = leaves.rows(leaves.bounds(i)[0])
         da_first = np.empty((rows, len(self.V)), self.V.dtype)
         self.dz_start = np.empty_like(da_first)
-        _backend.kernels.backward(
+        _halves.backward(
             x, self.W, self.V, states, self.activation, dz, last,
-            self.dW, self.dV, self.db, self.dz_start, dx, layout,
-            Segment(self.steps, self.da_next is not None, self.da_next, da_first), flow,
+            *self.totals.first, self.dz_start, dx, layout,
+            self.totals.segment(self.steps, da_first), flow,
         )  # fmt: skip
-        self.da_next = da_first
         add_starts(self.dz0, self.V, layout)
 
     def gradients(self, dx: Any) -> Gradients:
@@ -318,7 +318,8 @@ class Sums:
             if isinstance(form, Ragged):
                 never = form.lengths == 0
             dz0[never] = last[never]
-        return Gradients(self.dW, self.dV, self.db, dz0 if form.batched else dz0[0], dx)
+        dz0 = dz0 if form.batched else dz0[0]
+        return Gradients(*self.totals.added(), dz0, dx)
 
 
 def backward(

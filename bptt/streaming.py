@@ -31,10 +31,11 @@ from numpy.typing import ArrayLike, NDArray
 from bptt import _backend, _sources
 from bptt._forms import Rectangle
 from bptt._inputs import as_flow, as_input, as_reset_state, as_rows, with_records
-from bptt._parts import Flow, Layout, Segment
+from bptt._parts import Flow, Layout
 from bptt._runs import add_starts, with_room
 from bptt._sources import Source, StreamChangedError
 from bptt._tape import ErrorFlow, Gradients, as_error_flow
+from bptt._totals import Totals
 from bptt._validation import as_real, check_ndim, check_shape
 from bptt.activations import Activation, as_activation
 
@@ -314,11 +315,9 @@ class _Backward:
     def __init__(self, layer: _Layer, T: int) -> None:
         self.layer = layer
         dtype, I, H = layer.W.dtype, layer.I, layer.H
-        self.dW, self.dV = np.zeros((I, H), dtype), np.zeros((H, H), dtype)
-        self.db = None if layer.b is None else np.zeros(H, dtype)
+        self.totals = Totals(layer.W, layer.V, layer.b, layer.B)
         self.dz0: Array | None = None  # of the starts in mid-course, if there are any
         self.dz_start = np.zeros((layer.B, H), dtype)
-        self.da_next: Array | None = None
         self.steps = _backend.kernels.chunk_steps(
             max(1, T), max(1, layer.B), I, H, dtype.itemsize
         )
@@ -348,18 +347,15 @@ class _Backward:
         if T and B:
             da_first = np.empty((B, H), dtype)
             layout = with_room(layout, H, dtype)
-            segment = Segment(
-                self.steps, self.da_next is not None, self.da_next, da_first
-            )
             _backend.kernels.backward(
                 x, layer.W, layer.V, z, layer.activation, dz, dz_last,
-                self.dW, self.dV, self.db, self.dz_start, dx, layout, segment, flow,
+                *self.totals.first, self.dz_start, dx, layout,
+                self.totals.segment(self.steps, da_first), flow,
             )  # fmt: skip
             if layout is not None:
                 if self.dz0 is None:
                     self.dz0 = np.zeros((B, H), dtype)
                 add_starts(self.dz0, layer.V, layout)
-            self.da_next = da_first
         elif T == 0 and dz_last is not None and dz_last.any():
             raise ValueError("dz must be None or zero for a chunk without steps")
         if dx is None or layer.batched:
@@ -369,4 +365,4 @@ class _Backward:
     def gradients(self) -> Gradients:
         dz0 = self.dz_start if self.dz0 is None else self.dz0 + self.dz_start
         dz0 = dz0 if self.layer.batched else dz0[0]
-        return Gradients(self.dW, self.dV, self.db, dz0, None)
+        return Gradients(*self.totals.added(), dz0, None)

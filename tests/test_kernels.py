@@ -31,6 +31,8 @@ TWINS = (
     "backward",
     "backward_both",
     "side_by_side",
+    "halves",
+    "halve",
     "state_backward",
     "chunk_steps",
     "jvp",

@@ -48,7 +48,7 @@ BUGS = {
     "dz goes to every layer": ("error = below", "error = run.dz_of(i, dz)"),
     "the error is not carried on": (
         "            sums[k].back(",
-        "            sums[k].da_next = None\n            sums[k].back(",
+        "            sums[k].totals.da_next = None\n            sums[k].back(",
     ),
 }
 

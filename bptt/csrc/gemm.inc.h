@@ -23,6 +23,7 @@
 #define outer_tiles     NAME(outer_tiles)
 #define outer_tile      NAME(outer_tile)
 #define outer_tile_at   NAME(outer_tile_at)
+#define sum_lot         NAME(sum_lot)
 #define sum_rows        NAME(sum_rows)
 
 /* Terms in each of the fewest runs, of whole panels, that a sum of K is cut into. */
@@ -297,12 +298,12 @@ INLINE outer_tile outer_tile_at(ptrdiff_t M, ptrdiff_t i)
 /* Panel of B by panel of B, in each run by run: the run of B stays in L1, the column of
  * C in L2, A streams by. */
 static void gemm_outer(ptrdiff_t u0, ptrdiff_t u1, ptrdiff_t M, ptrdiff_t N,
-                       ptrdiff_t R, const real *A, ptrdiff_t lda, ptrdiff_t a_panel,
-                       const real *B, ptrdiff_t b_panel, real *C, ptrdiff_t ldc,
+                       ptrdiff_t R, const real *A, ptrdiff_t lda, ptrdiff_t many,
+                       ptrdiff_t step, ptrdiff_t a_panel, const real *B,
+                       ptrdiff_t b_step, ptrdiff_t b_panel, real *C, ptrdiff_t ldc,
                        ptrdiff_t c_panel, int add)
 {
     ptrdiff_t tiles = outer_tiles(M), run = even_run(R, 1);
-    const view none = {NULL, 0, 0};
     ptrdiff_t i1;
     for (ptrdiff_t u = u0; u < u1; u += i1 - u % tiles) {
         ptrdiff_t p = u / tiles;
@@ -322,31 +323,49 @@ static void gemm_outer(ptrdiff_t u0, ptrdiff_t u1, ptrdiff_t M, ptrdiff_t N,
                 if (add || k > 0)
                     prefetch_tile(out, at.m);
                 tile_cols_fns[at.m][nv - 1](A + at.r / PANEL * a_panel + at.r % PANEL,
-                                            lda, B + p * b_panel, b_panel, k, k1, ahead,
-                                            &none, last, &out, last, add || k > 0);
+                                            lda, many, step, B + p * b_panel, b_step, k,
+                                            k1, ahead, &out, last, add || k > 0);
             }
             k = k1;
         } while (k < R);
     }
 }
 
-/* Four interleaved sums, for the latency of an add is four adds long. */
+/* Add m rows of a vector, the first of which is row r. */
+INLINE void sum_lot(ptrdiff_t m, const real *a, ptrdiff_t r, vreal *sums)
+{
+    vreal part[4];
+    UNROLL
+    for (int i = 0; i < 4; i++)
+        part[i] = sums[(r + i) % 4];
+    ptrdiff_t k = 0;
+    for (; k + 4 <= m; k += 4) {
+        UNROLL
+        for (int i = 0; i < 4; i++)
+            part[i] = v_add(part[i], v_load(a + (k + i) * PANEL));
+    }
+    UNROLL
+    for (int i = 0; i < 3; i++)
+        if (k + i < m)
+            part[i] = v_add(part[i], v_load(a + (k + i) * PANEL));
+    UNROLL
+    for (int i = 0; i < 4; i++)
+        sums[(r + i) % 4] = part[i];
+}
+
+/* Four interleaved sums, row r in the one of r % 4, for the latency of an add is four
+ * adds long. */
 static void sum_rows(ptrdiff_t p0, ptrdiff_t p1, ptrdiff_t N, ptrdiff_t R,
-                     const real *A, ptrdiff_t a_panel, real *sum)
+                     const real *A, ptrdiff_t many, ptrdiff_t step, ptrdiff_t a_panel,
+                     real *sum)
 {
     for (ptrdiff_t c = p0 * PANEL; c < N && c < p1 * PANEL; c += VLEN) {
         const real *a = A + c / PANEL * a_panel + c % PANEL;
-        ptrdiff_t n = N - c < VLEN ? N - c : VLEN;
-        vreal part[4] = {v_zero(), v_zero(), v_zero(), v_zero()};
-        ptrdiff_t r = 0;
-        for (; r + 4 <= R; r += 4) {
-            UNROLL
-            for (int i = 0; i < 4; i++)
-                part[i] = v_add(part[i], v_load(a + (r + i) * PANEL));
-        }
-        for (; r < R; r++)
-            part[0] = v_add(part[0], v_load(a + r * PANEL));
-        vreal all = v_add(v_add(part[0], part[1]), v_add(part[2], part[3]));
+        const ptrdiff_t n = N - c < VLEN ? N - c : VLEN;
+        vreal sums[4] = {v_zero(), v_zero(), v_zero(), v_zero()};
+        for (ptrdiff_t r = 0; r < R; r += many, a += step)
+            sum_lot(R - r < many ? R - r : many, a, r, sums);
+        vreal all = v_add(v_add(sums[0], sums[1]), v_add(sums[2], sums[3]));
         store_row(sum + c, v_add(load_row(sum + c, n), all), n);
     }
 }

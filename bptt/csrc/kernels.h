@@ -61,11 +61,13 @@ typedef struct bptt_record {
                      ptrdiff_t ldc);                                                   \
         ptrdiff_t (*outer_tiles)(ptrdiff_t M);                                         \
         void (*gemm_outer)(ptrdiff_t u0, ptrdiff_t u1, ptrdiff_t M, ptrdiff_t N,       \
-                           ptrdiff_t R, const real *A, ptrdiff_t lda,                  \
-                           ptrdiff_t a_panel, const real *B, ptrdiff_t b_panel,        \
-                           real *C, ptrdiff_t ldc, ptrdiff_t c_panel, int add);        \
+                           ptrdiff_t R, const real *A, ptrdiff_t lda, ptrdiff_t many,  \
+                           ptrdiff_t step, ptrdiff_t a_panel, const real *B,           \
+                           ptrdiff_t b_step, ptrdiff_t b_panel, real *C,               \
+                           ptrdiff_t ldc, ptrdiff_t c_panel, int add);                 \
         void (*sum_rows)(ptrdiff_t p0, ptrdiff_t p1, ptrdiff_t N, ptrdiff_t R,         \
-                         const real *A, ptrdiff_t a_panel, real *sum);                 \
+                         const real *A, ptrdiff_t many, ptrdiff_t step,                \
+                         ptrdiff_t a_panel, real *sum);                                \
         void (*step_forward)(const bptt_cell *cell, const bptt_share *share,           \
                              const real *z_prev, ptrdiff_t prev_panel, real *z,        \
                              real *z_packed, ptrdiff_t packed_panel);                  \

@@ -19,6 +19,8 @@
 #define WORTH_MEETING ((ptrdiff_t)40 << 10)
 /* Units from which the columns of a step are shared, of however many rows. */
 #define WIDE 512
+/* Rows from which each half has enough for the tiles. */
+#define WORTH_HALVING 16
 
 static ptrdiff_t at_least(ptrdiff_t low, ptrdiff_t a)
 {
@@ -66,6 +68,11 @@ bptt_plan bptt_plan_make(ptrdiff_t T, ptrdiff_t B, ptrdiff_t I, ptrdiff_t H,
         plan.threads = (int)at_most(B, threads);
     }
     return plan;
+}
+
+int bptt_plan_halves(ptrdiff_t B, ptrdiff_t H)
+{
+    return B >= WORTH_HALVING && H <= WIDE;
 }
 
 int bptt_plan_side_by_side(ptrdiff_t B, ptrdiff_t H, double work, int threads)

@@ -28,6 +28,11 @@ bptt_plan bptt_plan_make(ptrdiff_t T, ptrdiff_t B, ptrdiff_t I, ptrdiff_t H,
                          ptrdiff_t itemsize, ptrdiff_t panel, ptrdiff_t tile_rows,
                          int threads);
 
+/* Whether a batch of B rows and H units goes through time as two halves, neither of
+ * which asks what the other does: their gradients are summed apart, and added at the
+ * end. */
+int bptt_plan_halves(ptrdiff_t B, ptrdiff_t H);
+
 /* Seconds worth waiting for a thread that is to help with so many multiplications. */
 double bptt_patience(double products);
 

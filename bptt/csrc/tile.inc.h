@@ -19,17 +19,21 @@
  *     acc[r][v] += sum over k0 <= k < k1, ascending, of A(r, k) B(k, v)
  *     out(r, v)  = acc[r][v], or out(r, v) + acc[r][v] if `add`
  *
- * A(r, k) lies in the panels of a packed operand or, if trans, at A[k * a_panel + r].
- * m, nv and trans are compile-time constants. Only the last vector may be partial: of
- * it n columns of start exist and n_out columns of out are written, 1 <= n, n_out <=
- * VLEN. start may be out; A and B may not overlap it. What lies `ahead` reals on in B
- * (in A, if trans, where FETCH_COLUMNS says that the machine does not see that stream
- * by itself) is fetched into L2 on the way, a line for each k: it may be past the end.
+ * A(r, k) lies in the panels of a packed operand or, if trans, in row k of the left
+ * operand of gemm_outer: at A[k / many * step + k % many * lda + (trans ? r : r *
+ * PANEL)]. Row k of B is at B[k * PANEL] or, if trans, B[k / many * b_step + k % many *
+ * PANEL]. m, nv and trans are compile-time constants. Only the last vector may be
+ * partial: of it n columns of start exist and n_out columns of out are written, 1 <= n,
+ * n_out <= VLEN. start may be out; A and B may not overlap it. What lies `ahead` reals
+ * on in B (in A, if trans, where FETCH_COLUMNS says that the machine does not see that
+ * stream by itself) is fetched into L2 on the way, a line for each k: it may be past
+ * the end.
  */
 #define PANEL         (2 * VLEN)
 #define view          NAME(view)
 #define tile          NAME(tile)
 #define tile_fn       NAME(tile_fn)
+#define tile_cols_fn  NAME(tile_cols_fn)
 #define tile_rows_fns NAME(tile_rows_fns)
 #define tile_cols_fns NAME(tile_cols_fns)
 #define prefetch_tile NAME(prefetch_tile)
@@ -65,6 +69,9 @@ typedef struct view {
 typedef void tile_fn(const real *A, ptrdiff_t a_panel, const real *B, ptrdiff_t b_panel,
                      ptrdiff_t k0, ptrdiff_t k1, ptrdiff_t ahead, const view *start,
                      ptrdiff_t n, const view *out, ptrdiff_t n_out, int add);
+typedef void tile_cols_fn(const real *A, ptrdiff_t lda, ptrdiff_t many, ptrdiff_t step,
+                          const real *B, ptrdiff_t b_step, ptrdiff_t k0, ptrdiff_t k1,
+                          ptrdiff_t ahead, const view *out, ptrdiff_t n_out, int add);
 
 /* Fetch the m rows of a tile that will be wanted soon: three lines a row, for rows need
  * not begin where lines do. */
@@ -93,7 +100,8 @@ INLINE void store_row(real *p, vreal a, ptrdiff_t n)
 }
 
 INLINE void tile(const int m, const int nv, const int trans, const real *A,
-                 ptrdiff_t a_panel, const real *B, ptrdiff_t b_panel, ptrdiff_t k0,
+                 const ptrdiff_t lda, const ptrdiff_t many, ptrdiff_t step,
+                 const real *B, ptrdiff_t b_panel, ptrdiff_t b_step, ptrdiff_t k0,
                  ptrdiff_t k1, ptrdiff_t ahead, const view *start, ptrdiff_t n,
                  const view *out, ptrdiff_t n_out, int add)
 {
@@ -109,11 +117,11 @@ INLINE void tile(const int m, const int nv, const int trans, const real *A,
         }
     }
 
+    const real *a = A + k0 / many * step + k0 % many * lda;
+    const real *b = B + (trans ? k0 / many * b_step + k0 % many * PANEL : k0 * PANEL);
+    ptrdiff_t end = k0 - k0 % many;
     for (ptrdiff_t k = k0; k < k1;) {
-        ptrdiff_t end = (k / PANEL + 1) * PANEL;
-        const real *a = A + (trans ? k * a_panel : k / PANEL * a_panel + k % PANEL);
-        const real *b = B + k * PANEL;
-        end = trans || k1 < end ? k1 : end;
+        end = k1 - end < many ? k1 : end + many;
         for (; k < end; k++) {
             vreal bv[TILE_VECTORS];
             if (!trans || FETCH_COLUMNS)
@@ -128,9 +136,12 @@ INLINE void tile(const int m, const int nv, const int trans, const real *A,
                 for (int v = 0; v < nv; v++)
                     acc[r][v] = v_fma(ar, bv[v], acc[r][v]);
             }
-            a += trans ? a_panel : 1;
+            a += lda;
             b += PANEL;
         }
+        a += step - many * lda;
+        if (trans)
+            b += b_step - many * PANEL;
     }
 
     UNROLL
@@ -145,30 +156,40 @@ INLINE void tile(const int m, const int nv, const int trans, const real *A,
     }
 }
 
-#define TILE(m, nv, trans)                                                           \
-    static void NAME(tile_##m##_##nv##_##trans)(                                     \
-        const real *A, ptrdiff_t a_panel, const real *B, ptrdiff_t b_panel,          \
-        ptrdiff_t k0, ptrdiff_t k1, ptrdiff_t ahead, const view *start, ptrdiff_t n, \
-        const view *out, ptrdiff_t n_out, int add)                                   \
-    {                                                                                \
-        tile(m, nv, trans, A, a_panel, B, b_panel, k0, k1, ahead, start, n, out,     \
-             n_out, add);                                                            \
+#define TILE(m, nv)                                                                    \
+    static void NAME(tile_##m##_##nv)(const real *A, ptrdiff_t a_panel, const real *B, \
+                                      ptrdiff_t b_panel, ptrdiff_t k0, ptrdiff_t k1,   \
+                                      ptrdiff_t ahead, const view *start, ptrdiff_t n, \
+                                      const view *out, ptrdiff_t n_out, int add)       \
+    {                                                                                  \
+        tile(m, nv, 0, A, 1, PANEL, a_panel, B, b_panel, 0, k0, k1, ahead, start, n,   \
+             out, n_out, add);                                                         \
     }
-#define TILES(m)  \
-    TILE(m, 1, 0) \
-    TILE(m, 2, 0) \
-    TILE(m, 1, 1) \
-    TILE(m, 2, 1)
+#define TILE_COLS(m, nv)                                                               \
+    static void NAME(tile_cols_##m##_##nv)(                                            \
+        const real *A, ptrdiff_t lda, ptrdiff_t many, ptrdiff_t step, const real *B,   \
+        ptrdiff_t b_step, ptrdiff_t k0, ptrdiff_t k1, ptrdiff_t ahead,                 \
+        const view *out, ptrdiff_t n_out, int add)                                     \
+    {                                                                                  \
+        const view none = {NULL, 0, 0};                                                \
+        tile(m, nv, 1, A, lda, many, step, B, 0, b_step, k0, k1, ahead, &none, 0, out, \
+             n_out, add);                                                              \
+    }
+#define TILES(m)    \
+    TILE(m, 1)      \
+    TILE(m, 2)      \
+    TILE_COLS(m, 1) \
+    TILE_COLS(m, 2)
 TILES(1)
 TILES(2)
 TILES(3)
 TILES(4)
 TILES(5)
 TILES(6)
-TILE(1, 4, 0)
-TILE(2, 4, 0)
-TILE(3, 4, 0)
-TILE(1, 8, 0)
+TILE(1, 4)
+TILE(2, 4)
+TILE(3, 4)
+TILE(1, 8)
 #if TILE_ROWS == 12
 TILES(7)
 TILES(8)
@@ -176,19 +197,20 @@ TILES(9)
 TILES(10)
 TILES(11)
 TILES(12)
-TILE(4, 4, 0)
-TILE(5, 4, 0)
-TILE(6, 4, 0)
-TILE(2, 8, 0)
-TILE(3, 8, 0)
+TILE(4, 4)
+TILE(5, 4)
+TILE(6, 4)
+TILE(2, 8)
+TILE(3, 8)
 #endif
 #undef TILE
+#undef TILE_COLS
 #undef TILES
 
 /* By tile height, 1..TILE_ROWS, and width: 1, 2, 4 or 8 vectors; NULL where the sums
  * would not fit the registers. The wide ones serve few rows: FMA latency needs 8 sums.
  */
-#define T(m, nv) NAME(tile_##m##_##nv##_0)
+#define T(m, nv) NAME(tile_##m##_##nv)
 #define FEW(m)   {T(m, 1), T(m, 2), T(m, 4), T(m, 8)}
 #define SOME(m)  {T(m, 1), T(m, 2), T(m, 4), NULL}
 #define MANY(m)  {T(m, 1), T(m, 2), NULL, NULL}
@@ -206,8 +228,8 @@ static tile_fn *const tile_rows_fns[TILE_ROWS + 1][4] = {
 #undef MANY
 
 /* The same for a left operand read along its columns (gemm_outer). */
-#define T(m) {NAME(tile_##m##_1_1), NAME(tile_##m##_2_1)}
-static tile_fn *const tile_cols_fns[TILE_ROWS + 1][2] = {
+#define T(m) {NAME(tile_cols_##m##_1), NAME(tile_cols_##m##_2)}
+static tile_cols_fn *const tile_cols_fns[TILE_ROWS + 1][2] = {
     {NULL}, T(1), T(2), T(3),  T(4),  T(5),  T(6),
 #if TILE_ROWS == 12
     T(7),   T(8), T(9), T(10), T(11), T(12),

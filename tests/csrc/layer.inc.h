@@ -295,6 +295,8 @@ static void backward_products(layer *l, chunk at, const real *da, int tid, int n
 
     /* Rows that lie evenly need not be packed. */
     const int even = n % 2;
+    /* Nor does it matter in what lots they come. */
+    const ptrdiff_t lot = n < 3 ? R : n == 3 ? B : 1;
     const real *z = even ? l->z + at.t0 * B * H : l->packed_z;
     const real *x = even && l->x ? l->x + at.t0 * B * I : l->packed_x;
     if (!even) {
@@ -304,20 +306,20 @@ static void backward_products(layer *l, chunk at, const real *da, int tid, int n
     }
     meet(l, tid, n);
     k->gemm_outer(bptt_split(units, tid, n), bptt_split(units, tid + 1, n), H, H, R, z,
-                  even ? H : P, even ? P : panel, da, panel,
-                  direct ? l->dV : l->packed_dV, direct ? H : P, direct ? P : H * P,
-                  add);
+                  even ? H : P, lot, lot * (even ? H : P), even ? P : panel, da,
+                  lot * P, panel, direct ? l->dV : l->packed_dV, direct ? H : P,
+                  direct ? P : H * P, add);
     if (l->x) {
         units = k->outer_tiles(I) * panels;
         k->gemm_outer(bptt_split(units, tid, n), bptt_split(units, tid + 1, n), I, H, R,
-                      x, even ? I : P, even ? P : panel, da, panel,
-                      direct ? l->dW : l->packed_dW, direct ? H : P, direct ? P : I * P,
-                      add);
+                      x, even ? I : P, lot, lot * (even ? I : P), even ? P : panel, da,
+                      lot * P, panel, direct ? l->dW : l->packed_dW, direct ? H : P,
+                      direct ? P : I * P, add);
     } else {
         k->scatter(p0, p1, H, R, l->ids + at.t0 * B, da, panel, l->dW);
     }
     if (l->db)
-        k->sum_rows(p0, p1, H, R, da, panel, l->db);
+        k->sum_rows(p0, p1, H, R, da, lot, lot * P, panel, l->db);
     if (l->dx) {
         const bptt_share mine = bptt_share_gemm(R, I, P, k->tile_rows, tid, n);
         k->gemm(&mine, I, H, da, panel, l->packed_W, NULL, l->dx + at.t0 * B * I, I);
