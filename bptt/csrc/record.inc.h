@@ -35,10 +35,12 @@
  * normal numbers is less than its rounding. */
 #define SUM_SMALL_f32 ((double)FLT_MIN / FLT_EPSILON)
 #define SUM_SMALL_f64 (DBL_MIN / DBL_EPSILON)
-/* Activations under which units are often dead: sigma' is 0 on a whole piece. */
+/* Activations under which units may often be dead: sigma' is 0 on a whole piece. */
 #define FLAT(code)                                             \
     ((code) == BPTT_RELU || (code) == BPTT_THRESHOLDED_RELU || \
-     (code) == BPTT_HARD_SIGMOID)
+     (code) == BPTT_HARD_SIGMOID || (code) == ANY_OTHER)
+/* For a code that is only known when it runs. */
+#define ANY_OTHER BPTT_ACTIVATION_COUNT
 #endif
 
 static const real LANES[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
