@@ -5,25 +5,37 @@
  * them goes through memory but z and da: sums, activation and stores are one function,
  * row by row, or for a row that is alone step by step: to come here takes 5 ns. What is
  * known of a row that is `alone` in its batch is known when this is compiled: at H = 16
- * a step of it takes 37 ns on Zen 3, and would take 49. From NARROW_ROWS on the tile is
- * as fast, and earlier where V does not stay in L1 from one row to the next. */
+ * a step of it takes 37 ns on Zen 3, and would take 49. Beyond NARROW_ROWS the tile
+ * is as fast, and earlier where V does not stay in L1 from one row to the next, or
+ * where sigma is a call. */
 #define narrow_sums        NAME(narrow_sums)
 #define narrow_forward     NAME(narrow_forward)
 #define narrow_backward    NAME(narrow_backward)
 #define narrow_forward_fn  NAME(narrow_forward_fn)
 #define narrow_backward_fn NAME(narrow_backward_fn)
 #define narrow_rows        NAME(narrow_rows)
+#define sigma_row          NAME(sigma_row)
+#define dsigma_row         NAME(dsigma_row)
+#define narrow_kind        NAME(narrow_kind)
 #define is_narrow          NAME(is_narrow)
 #define walks              NAME(walks)
 #define walk_forward       NAME(walk_forward)
 #define walk_backward      NAME(walk_backward)
 
 #define NARROW_ROWS (V_REGISTERS == 16 ? 24 : 8)
+#define OTHER_ROWS  (V_REGISTERS == 16 ? 8 : 3)
 
-INLINE ptrdiff_t narrow_rows(ptrdiff_t H)
+/* Which of the functions below are a cell's. */
+INLINE int narrow_kind(const bptt_cell *cell)
 {
-    const ptrdiff_t bytes = H * H * (ptrdiff_t)sizeof(real);
-    return bytes <= 16 << 10 ? NARROW_ROWS : bytes <= 40 << 10 ? 3 : 1;
+    return cell->activation <= BPTT_RELU ? cell->activation : ANY_OTHER;
+}
+
+INLINE ptrdiff_t narrow_rows(const bptt_cell *cell)
+{
+    const ptrdiff_t bytes = cell->H * cell->H * (ptrdiff_t)sizeof(real);
+    const ptrdiff_t most = narrow_kind(cell) == ANY_OTHER ? OTHER_ROWS : NARROW_ROWS;
+    return bytes <= 16 << 10 ? most : bytes <= 40 << 10 ? 3 : 1;
 }
 
 typedef void narrow_forward_fn(const bptt_cell *cell, ptrdiff_t r0, ptrdiff_t r1,
@@ -42,14 +54,63 @@ INLINE void narrow_sums(const int nv, const bptt_cell *cell, const real *A,
     row_sums(nv, nv <= 2 ? 4 : 2, A, a_panel, cell->V, H * PANEL, 0, len, H, sum);
 }
 
+/* a <- sigma(a) and z <- sigma' of it, in nv vectors. */
+typedef void NAME(sigma_row_fn)(const bptt_cell *cell, int nv, vreal *a);
+#define ROW(code)                                                                \
+    static void NAME(sigma_row_##code)(const bptt_cell *cell, int nv, vreal *a)  \
+    {                                                                            \
+        const vreal alpha = v_set1((real)cell->alpha),                           \
+                    beta = v_set1((real)cell->beta);                             \
+        for (int v = 0; v < nv; v++)                                             \
+            a[v] = v_sigma(code, a[v], alpha, beta);                             \
+    }                                                                            \
+    static void NAME(dsigma_row_##code)(const bptt_cell *cell, int nv, vreal *z) \
+    {                                                                            \
+        const vreal alpha = v_set1((real)cell->alpha),                           \
+                    beta = v_set1((real)cell->beta);                             \
+        for (int v = 0; v < nv; v++)                                             \
+            z[v] = v_dsigma(code, z[v], alpha, beta);                            \
+    }
+#define EACH(f) f(0) f(1) f(2) f(3) f(4) f(5) f(6) f(7) f(8) f(9) f(10) f(11)
+EACH(ROW)
+#undef ROW
+#define ENTRY(code) NAME(sigma_row_##code),
+static NAME(sigma_row_fn) *const
+    NAME(sigma_row_fns)[BPTT_ACTIVATION_COUNT] = {EACH(ENTRY)};
+#undef ENTRY
+#define ENTRY(code) NAME(dsigma_row_##code),
+static NAME(sigma_row_fn) *const
+    NAME(dsigma_row_fns)[BPTT_ACTIVATION_COUNT] = {EACH(ENTRY)};
+#undef ENTRY
+#undef EACH
+
+/* The same, where the code may be known. */
+INLINE void sigma_row(const int code, const bptt_cell *cell, const int nv, vreal *a)
+{
+    const vreal alpha = v_set1((real)cell->alpha), beta = v_set1((real)cell->beta);
+    if (code == ANY_OTHER)
+        NAME(sigma_row_fns)[cell->activation](cell, nv, a);
+    UNROLL
+    for (int v = 0; code != ANY_OTHER && v < nv; v++)
+        a[v] = v_sigma(code, a[v], alpha, beta);
+}
+
+INLINE void dsigma_row(const int code, const bptt_cell *cell, const int nv, vreal *z)
+{
+    const vreal alpha = v_set1((real)cell->alpha), beta = v_set1((real)cell->beta);
+    if (code == ANY_OTHER)
+        NAME(dsigma_row_fns)[cell->activation](cell, nv, z);
+    UNROLL
+    for (int v = 0; code != ANY_OTHER && v < nv; v++)
+        z[v] = v_dsigma(code, z[v], alpha, beta);
+}
+
 INLINE void narrow_forward(const int code, const int nv, const int alone,
                            const bptt_cell *cell, ptrdiff_t r0, ptrdiff_t r1,
                            const real *z_prev, ptrdiff_t prev_panel, real *z,
                            real *z_packed, ptrdiff_t packed_panel)
 {
     const ptrdiff_t H = cell->H, last = H - (nv - 1) * VLEN;
-    const vreal alpha = v_set1((real)cell->alpha);
-    const vreal beta = v_set1((real)cell->beta);
     for (ptrdiff_t r = alone ? 0 : r0; r < r1; r++) {
         real *z_r = z + r * (alone ? cell->z_step : cell->z_row);
         const real *before = z_prev + r * (alone ? cell->z_step : PANEL);
@@ -61,11 +122,10 @@ INLINE void narrow_forward(const int code, const int nv, const int alone,
         for (int v = 0; v < nv; v++)
             a[v] = load_row(z_r + v * VLEN, v < nv - 1 ? VLEN : last);
         narrow_sums(nv, cell, before, alone ? PANEL : prev_panel, a);
+        sigma_row(code, cell, nv, a);
         UNROLL
-        for (int v = 0; v < nv; v++) {
-            a[v] = v_sigma(code, a[v], alpha, beta);
+        for (int v = 0; v < nv; v++)
             store_row(z_r + v * VLEN, a[v], v < nv - 1 ? VLEN : last);
-        }
         if (!alone) {
             real *packed = z_packed + r * PANEL;
             UNROLL
@@ -82,11 +142,11 @@ INLINE void narrow_backward(const int code, const int nv, const int alone,
                             ptrdiff_t rows_panel, const bptt_record *record)
 {
     const ptrdiff_t H = cell->H, last = H - (nv - 1) * VLEN;
-    const vreal alpha = v_set1((real)cell->alpha);
-    const vreal beta = v_set1((real)cell->beta);
     const vreal low = v_set1(record ? (real)record->threshold : 0);
     const vmask lanes = tail_lanes(last);
     vreal least = v_set1((real)INFINITY), dead[ROW_VECTORS];
+    const measures to = measures_of(record);
+    const ptrdiff_t at = record ? record->row : 0;
     const int counted = FLAT(code) ? nv : 0;
     UNROLL
     for (int v = 0; v < counted; v++)
@@ -107,11 +167,12 @@ INLINE void narrow_backward(const int code, const int nv, const int alone,
                 PREFETCH_L1(g_r - 2 * cell->g_step + v * VLEN);
         }
         UNROLL
-        for (int v = 0; v < nv; v++) {
-            const ptrdiff_t n = v < nv - 1 ? VLEN : last;
-            e[v] = g ? load_row(g_r + v * VLEN, n) : v_zero();
-            d[v] = v_dsigma(code, load_row(z_r + v * VLEN, n), alpha, beta);
-        }
+        for (int v = 0; v < nv; v++)
+            d[v] = load_row(z_r + v * VLEN, v < nv - 1 ? VLEN : last);
+        dsigma_row(code, cell, nv, d);
+        UNROLL
+        for (int v = 0; v < nv; v++)
+            e[v] = g ? load_row(g_r + v * VLEN, v < nv - 1 ? VLEN : last) : v_zero();
         if (next)
             narrow_sums(nv, cell, next, alone ? PANEL : next_panel, e);
         UNROLL
@@ -121,8 +182,8 @@ INLINE void narrow_backward(const int code, const int nv, const int alone,
             v_store(rows + v / 2 * rows_panel + v % 2 * VLEN, a);
         }
         if (record) /* behind da, for which the next step waits */
-            record_row(code, nv, record, record->row + (alone ? -r : r), lanes, low, e,
-                       d, dead, &least);
+            record_row(code, nv, record, to, at + (alone ? -r : r), lanes, low, e, d,
+                       dead, &least);
     }
     UNROLL
     for (int v = 0; record && v < counted; v++)
@@ -130,13 +191,13 @@ INLINE void narrow_backward(const int code, const int nv, const int alone,
     if (record && !FLAT(code) && v_count(v_eq(least, v_zero())) > 0) {
         const ptrdiff_t row = alone ? -cell->z_step : cell->z_row;
         const ptrdiff_t first = alone ? 0 : r0;
-        NAME(record_dead_fn) *const look = NAME(record_dead_fns)[code];
+        NAME(record_dead_fn) *const look = NAME(record_dead_fns)[cell->activation];
         look(cell, 0, r1 - first, H, z + first * row, row, record->dead);
     }
 }
 
-/* Of the activations in everyday use; the others take the general path, to the same
- * bits. How many vectors a row has is known as well. */
+/* One for each activation in everyday use, and for all others, to the same bits. How
+ * many vectors a row has is known as well. */
 #define WIDTHS(CASE, code, alone)          \
     switch ((cell->H + VLEN - 1) / VLEN) { \
         CASE(1, code, alone)               \
@@ -177,18 +238,19 @@ INLINE void narrow_backward(const int code, const int nv, const int alone,
     NARROW(BPTT_IDENTITY, alone) /* what ends with the error itself: flow.inc.h */ \
     NARROW(BPTT_SIGMOID, alone)                                                    \
     NARROW(BPTT_TANH, alone)                                                       \
-    NARROW(BPTT_RELU, alone)
+    NARROW(BPTT_RELU, alone)                                                       \
+    NARROW(ANY_OTHER, alone)
 NARROWS(0)
 NARROWS(1)
 #define ENTRY(alone, code) [alone][code] = NAME(narrow_forward_##alone##_##code)
 #define ENTRIES(alone)                                                                \
     ENTRY(alone, BPTT_IDENTITY), ENTRY(alone, BPTT_SIGMOID), ENTRY(alone, BPTT_TANH), \
-        ENTRY(alone, BPTT_RELU)
-static narrow_forward_fn *const NAME(narrow_forward_fns)[2][BPTT_ACTIVATION_COUNT] = {
+        ENTRY(alone, BPTT_RELU), ENTRY(alone, ANY_OTHER)
+static narrow_forward_fn *const NAME(narrow_forward_fns)[2][ANY_OTHER + 1] = {
     ENTRIES(0), ENTRIES(1)};
 #undef ENTRY
 #define ENTRY(alone, code) [alone][code] = NAME(narrow_backward_##alone##_##code)
-static narrow_backward_fn *const NAME(narrow_backward_fns)[2][BPTT_ACTIVATION_COUNT] = {
+static narrow_backward_fn *const NAME(narrow_backward_fns)[2][ANY_OTHER + 1] = {
     ENTRIES(0), ENTRIES(1)};
 #undef ENTRY
 #undef ENTRIES
@@ -203,24 +265,22 @@ INLINE int is_narrow(const bptt_cell *cell, const bptt_share *share)
     const ptrdiff_t rows = share->r1 - share->r0;
     /* A division less: 2 ns of a step of 36. */
     const ptrdiff_t tiles = rows == 1 ? 1 : bptt_row_tiles(rows, TILE_ROWS);
-    return NAME(narrow_forward_fns)[0][cell->activation] && rows > 0 &&
-           cell->H <= ROW_VECTORS * VLEN &&
-           (rows == 1 || rows <= narrow_rows(cell->H)) && share->u0 == 0 &&
+    return rows > 0 && cell->H <= ROW_VECTORS * VLEN &&
+           (rows == 1 || rows <= narrow_rows(cell)) && share->u0 == 0 &&
            share->u1 == tiles * bptt_panels(cell->H, PANEL);
 }
 
 /* Whether a row that is alone goes through steps in one call of the next two. */
 static int walks(const bptt_cell *cell)
 {
-    return NAME(narrow_forward_fns)[1][cell->activation] &&
-           cell->H <= ROW_VECTORS * VLEN;
+    return cell->H <= ROW_VECTORS * VLEN;
 }
 
 /* Steps of a row that is alone, from z - z_step on: z[t] = sigma(a[t] + z[t-1] V). */
 static void walk_forward(const bptt_cell *cell, ptrdiff_t steps, real *z)
 {
     NAME(narrow_forward_fns)
-    [1][cell->activation](cell, 0, steps, z - cell->z_step, PANEL, z, NULL, 0);
+    [1][narrow_kind(cell)](cell, 0, steps, z - cell->z_step, PANEL, z, NULL, 0);
 }
 
 /* Steps back, where z, g and the chunk's rows are those of the first one made. */
@@ -229,6 +289,6 @@ static void walk_backward(const bptt_cell *cell, ptrdiff_t steps, const real *da
                           ptrdiff_t rows_panel, const bptt_record *record)
 {
     NAME(narrow_backward_fns)
-    [1][cell->activation](cell, 0, steps, da_next, PANEL, g, z, da, PANEL, da_rows,
-                          rows_panel, record);
+    [1][narrow_kind(cell)](cell, 0, steps, da_next, PANEL, g, z, da, PANEL, da_rows,
+                           rows_panel, record);
 }

@@ -20,6 +20,9 @@
 #define record_outside NAME(record_outside)
 #define norm_of_panels NAME(norm_of_panels)
 #define tail_lanes     NAME(tail_lanes)
+#define measures       NAME(measures)
+#define measures_of    NAME(measures_of)
+#define add_panels     NAME(add_panels)
 #define flow_record    NAME(flow_record)
 #define LANES          NAME(LANES)
 #define SCALE          NAME(SCALE)
@@ -35,10 +38,12 @@
  * normal numbers is less than its rounding. */
 #define SUM_SMALL_f32 ((double)FLT_MIN / FLT_EPSILON)
 #define SUM_SMALL_f64 (DBL_MIN / DBL_EPSILON)
-/* Activations under which units are often dead: sigma' is 0 on a whole piece. */
+/* Activations under which units may often be dead: sigma' is 0 on a whole piece. */
 #define FLAT(code)                                             \
     ((code) == BPTT_RELU || (code) == BPTT_THRESHOLDED_RELU || \
-     (code) == BPTT_HARD_SIGMOID)
+     (code) == BPTT_HARD_SIGMOID || (code) == ANY_OTHER)
+/* For a code that is only known when it runs. */
+#define ANY_OTHER BPTT_ACTIVATION_COUNT
 #endif
 
 static const real LANES[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
@@ -61,6 +66,20 @@ static void record_outside(const bptt_record *x, ptrdiff_t at, vreal e0, vreal e
     ((real *)x->squares)[at] = (real)NAN;
 }
 
+/* Where a record has them: known to stand still while vectors are stored. */
+typedef struct measures {
+    real *squares;
+    int32_t *counts;
+    ptrdiff_t stride;
+} measures;
+
+INLINE measures measures_of(const bptt_record *x)
+{
+    measures to = {x ? (real *)x->squares : NULL, x ? x->counts : NULL,
+                   x ? x->stride : 0};
+    return to;
+}
+
 INLINE vreal count_dead(vreal dead, vreal d)
 {
     return v_select(v_eq(d, v_zero()), v_add(dead, v_set1(1)), dead);
@@ -70,8 +89,8 @@ INLINE vreal count_dead(vreal dead, vreal d)
  * and infinity past the end. dead += 1 where sigma' is 0, if that is often so; else
  * the least |sigma'| is kept, and tells whether to look for them. */
 INLINE void record_panel(const int code, const int nv, const bptt_record *x,
-                         ptrdiff_t at, const vreal *e, const vreal *d, vreal low,
-                         vreal *dead, vreal *least)
+                         measures to, ptrdiff_t at, const vreal *e, const vreal *d,
+                         vreal low, vreal *dead, vreal *least)
 {
     vreal sum = v_mul(e[0], e[0]);
     if (nv == 2)
@@ -86,17 +105,17 @@ INLINE void record_panel(const int code, const int nv, const bptt_record *x,
             *least = v_min(d[v], *least); /* in this order a NaN is passed over */
     }
     const real squares = v_reduce_add(sum);
-    x->counts[at] = count;
+    to.counts[at] = count;
     if (squares >= (real)(2 * VLEN * SUM_SMALL) && squares < (real)INFINITY)
-        ((real *)x->squares)[at] = squares;
+        to.squares[at] = squares;
     else
         record_outside(x, at, e[0], nv == 2 ? e[1] : v_zero(), squares);
 }
 
 /* Of a row, the nv vectors of e and sigma', of the last one these lanes. */
-INLINE void record_row(const int code, const int nv, const bptt_record *x, ptrdiff_t at,
-                       vmask lanes, vreal low, vreal *e, vreal *d, vreal *dead,
-                       vreal *least)
+INLINE void record_row(const int code, const int nv, const bptt_record *x, measures to,
+                       ptrdiff_t at, vmask lanes, vreal low, vreal *e, vreal *d,
+                       vreal *dead, vreal *least)
 {
     UNROLL
     for (int v = 0; v < nv; v++)
@@ -107,8 +126,8 @@ INLINE void record_row(const int code, const int nv, const bptt_record *x, ptrdi
     d[nv - 1] = v_select(lanes, d[nv - 1], v_set1((real)INFINITY));
     UNROLL
     for (int v = 0; v < nv; v += 2)
-        record_panel(code, nv - v == 1 ? 1 : 2, x, at + v / 2 * x->stride, e + v, d + v,
-                     low, dead + v, least);
+        record_panel(code, nv - v == 1 ? 1 : 2, x, to, at + v / 2 * to.stride, e + v,
+                     d + v, low, dead + v, least);
 }
 
 /* dead += 1 where sigma' is 0, of m rows of z, and n columns from c. */
@@ -169,6 +188,8 @@ INLINE void record_rows(const int code, const int nv, const bptt_cell *cell,
     const vreal alpha = v_set1((real)cell->alpha), beta = v_set1((real)cell->beta);
     const vreal low = v_set1((real)x->threshold);
     const vmask lanes = tail_lanes(last);
+    const ptrdiff_t z_row = cell->z_row;
+    const measures to = measures_of(x);
     vreal sum[2] = {v_load(dead), v_load(dead + VLEN)};
     for (ptrdiff_t r = 0; r < m; r++) {
         vreal a[2], d[2];
@@ -176,12 +197,12 @@ INLINE void record_rows(const int code, const int nv, const bptt_cell *cell,
         for (int v = 0; v < nv; v++) {
             real *e_v = e + r * PANEL + v * VLEN;
             a[v] = v_load(e_v);
-            d[v] = load_row(z + r * cell->z_row + v * VLEN, v < nv - 1 ? VLEN : last);
+            d[v] = load_row(z + r * z_row + v * VLEN, v < nv - 1 ? VLEN : last);
             d[v] = v_dsigma(code, d[v], alpha, beta);
             if (rows)
                 v_store(e_v, v_mul(a[v], d[v]));
         }
-        record_row(code, nv, x, at + r, lanes, low, a, d, sum, least);
+        record_row(code, nv, x, to, at + r, lanes, low, a, d, sum, least);
     }
     for (int v = 0; FLAT(code) && v < nv; v++)
         v_store(dead + v * VLEN, sum[v]);
@@ -257,34 +278,56 @@ static double norm_of_panels(const bptt_record *x, ptrdiff_t panels, ptrdiff_t r
     return most * sqrt(sum);
 }
 
+/* Of n rows from row r of the record on, a vector or less: each ||e||, and saturated.
+ */
+INLINE void add_panels(const bptt_record *x, ptrdiff_t panels, ptrdiff_t r, ptrdiff_t n,
+                       double *norm, int32_t *count)
+{
+    const real *squares = (const real *)x->squares + r;
+    const int32_t *counts = x->counts + r;
+    vreal sum = v_zero();
+    real root[VLEN];
+    memset(count, 0, VLEN * sizeof *count);
+    for (ptrdiff_t p = 0; p < panels; p++) {
+        sum = v_add(sum, load_row(squares + p * x->stride, n));
+        for (ptrdiff_t i = 0; i < n; i++)
+            count[i] += counts[p * x->stride + i];
+    }
+    v_store(root, v_sqrt(sum));
+    for (ptrdiff_t i = 0; i < VLEN; i++)
+        norm[i] = (double)root[i];
+    if (v_count(v_lt(sum, v_set1((real)INFINITY))) < VLEN)
+        for (ptrdiff_t i = 0; i < n; i++)
+            if (!(root[i] < (real)INFINITY))
+                norm[i] = norm_of_panels(x, panels, r + i);
+}
+
 static void flow_record(const bptt_record *x, ptrdiff_t H, ptrdiff_t r0, ptrdiff_t r1,
                         ptrdiff_t m, ptrdiff_t apart, double *norms, int32_t *saturated)
 {
     const ptrdiff_t panels = bptt_panels(H, PANEL);
-    const vreal none = v_set1((real)INFINITY);
-    ptrdiff_t to = r0 / m * apart + r0 % m, left = m - r0 % m;
+    ptrdiff_t to = r0 / m * apart + r0 % m;
+    ptrdiff_t left = m == apart ? r1 - r0 : m - r0 % m; /* until there is a gap */
     for (ptrdiff_t r = r0; r < r1; r += VLEN) {
         const ptrdiff_t n = r1 - r < VLEN ? r1 - r : VLEN;
-        const real *squares = (const real *)x->squares + x->row + r;
-        const int32_t *counts = x->counts + x->row + r;
-        vreal sum = load_row(squares, n);
-        int32_t count[VLEN] = {0};
-        memcpy(count, counts, (size_t)n * sizeof *count);
-        for (ptrdiff_t p = 1; p < panels; p++) {
-            sum = v_add(sum, load_row(squares + p * x->stride, n));
-            for (ptrdiff_t i = 0; i < n; i++)
-                count[i] += counts[p * x->stride + i];
+        double norm[VLEN];
+        int32_t count[VLEN];
+        if (n == VLEN)
+            add_panels(x, panels, x->row + r, VLEN, norm, count);
+        else
+            add_panels(x, panels, x->row + r, n, norm, count);
+        if (left >= VLEN && n == VLEN) {
+            memcpy(norms + to, norm, sizeof norm);
+            memcpy(saturated + to, count, sizeof count);
+            to += VLEN, left -= VLEN;
+            continue;
         }
-        real norm[VLEN];
-        v_store(norm, v_sqrt(sum));
-        const int inside = v_count(v_lt(sum, none)) == VLEN;
         for (ptrdiff_t i = 0; i < n; i++) {
-            const int fits = inside || norm[i] < (real)INFINITY;
-            norms[to] =
-                fits ? (double)norm[i] : norm_of_panels(x, panels, x->row + r + i);
-            saturated[to++] = count[i];
-            if (--left == 0)
+            if (left == 0)
                 to += apart - m, left = m;
+            norms[to] = norm[i];
+            saturated[to++] = count[i];
+            left--;
         }
     }
 }

@@ -141,7 +141,7 @@ static void step_forward(const bptt_cell *cell, const bptt_share *share,
     prefetch_step(cell, share, z + (cell->B > 1 ? 1 : 2) * cell->z_step, cell->z_row);
     if (is_narrow(cell, share)) {
         NAME(narrow_forward_fns)
-        [z_packed == NULL && prev_panel == PANEL][cell->activation](
+        [z_packed == NULL && prev_panel == PANEL][narrow_kind(cell)](
             cell, share->r0, share->r1, z_prev, prev_panel, z, z_packed, packed_panel);
         return;
     }
@@ -176,8 +176,8 @@ static void step_backward(const bptt_cell *cell, const bptt_share *share,
     if (is_narrow(cell, share)) {
         NAME(narrow_backward_fns)
         [next_panel == PANEL && da_panel ==
-            PANEL][cell->activation](cell, share->r0, share->r1, da_next, next_panel, g,
-                                     z, da, da_panel, da_rows, rows_panel, record);
+            PANEL][narrow_kind(cell)](cell, share->r0, share->r1, da_next, next_panel,
+                                      g, z, da, da_panel, da_rows, rows_panel, record);
         return;
     }
     view out = {da, PANEL, da_panel};
