@@ -38,11 +38,13 @@ class Reversal:
 
     def __init__(self, lengths: Array | None = None, T: int | None = None) -> None:
         self._index: tuple[Array, ...] | None = None
+        self._first: Any = 0  # the rows of first steps
         if lengths is not None and T is not None:
             t, n = np.arange(T)[:, np.newaxis], lengths[np.newaxis]
             self._index = np.where(t < n, n - 1 - t, t), np.arange(len(lengths))
         elif lengths is not None:
             ends = np.cumsum(lengths)
+            self._first = (ends - lengths)[lengths > 0]
             first_and_last = np.repeat(2 * ends - lengths - 1, lengths)
             self._index = (first_and_last - np.arange(len(first_and_last)),)
 
@@ -62,6 +64,7 @@ class Reversal:
         turned = self(resets)
         later = np.zeros_like(turned)
         later[1:] = turned[:-1]
+        later[self._first] = False  # what stands before is another sequence
         return later
 
 
