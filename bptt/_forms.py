@@ -266,8 +266,8 @@ class Ragged:
         ends = np.stack([last, row, sequences], axis=1)
         return Layout(
             self.offsets,
-            restarts=_in_order(restarts),
-            ends=_in_order(ends),
+            restarts=ascending(restarts),
+            ends=ascending(ends),
             place=self.place,
             sequence=self.sequence if self.name == "list" else None,
         )
@@ -345,7 +345,7 @@ def _slots(lengths: Array) -> tuple[Array, Array, Array]:
     return slot, start, np.array(ends, np.intp)
 
 
-def _in_order(events: Array) -> Array | None:
+def ascending(events: Array) -> Array | None:
     if not len(events):
         return None
     order = np.lexsort((events[:, 1], events[:, 0]))

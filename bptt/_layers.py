@@ -213,7 +213,7 @@ def forward(
     masks, state, layers = [], [], []
     for k, (W, V, b) in enumerate(weights):
         if k > 0 and generator is not None:
-            masks.append(Bits(generator, _rows(form), H, dropout))
+            masks.append(Bits(generator, caller_rows(form), H, dropout))
         start = as_starts(None if z0 is None else z0[k], form, H, dtype)
         again = None if reset_states is None else reset_states[k]
         layout = layout_of(form, flags, start, as_reset_state(again, form, H, dtype))
@@ -308,12 +308,12 @@ def _sizes(form: Form, L: int, I: int, H: int, itemsize: int, drops: bool) -> Si
     chunks = [_backend.kernels.chunk_steps(T, B, n, H, itemsize) for n in (I, H)]
     ragged = isinstance(form, Ragged)
     between = 2 * H + 2 * H * drops + 2 * I * ragged
-    beside = form.known_bytes + (L - 1) * _rows(form) * bytes_of_row(H) * drops
+    beside = form.known_bytes + (L - 1) * caller_rows(form) * bytes_of_row(H) * drops
     chunk = min(T, lcm(*chunks))
     return Sizes(T, B, max(I, H), H, itemsize, chunk, L, between, beside)
 
 
-def _rows(form: Form) -> int:
+def caller_rows(form: Form) -> int:
     """Return how many rows an array of the caller's has, padding among them."""
     if isinstance(form, Ragged) and form.name == "padded":
         return form.steps * form.S

@@ -22,6 +22,7 @@ class Leaves:
         self.whole = layout
         self.placed = layout is not None and layout.place is not None
         self.count = -(-self.T // steps)
+        self.first: Array | None = form.first  # the sequences that step 0 starts
 
     def bounds(self, i: int) -> tuple[int, int]:
         return i * self.steps, min(self.T, (i + 1) * self.steps)

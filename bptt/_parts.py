@@ -76,10 +76,10 @@ class Layout(NamedTuple):
             offsets = offsets[t0 : t1 + 1] - offsets[t0]
         return Layout(
             offsets,
-            _between(self.restarts, t0, t1, skipped),
+            events_between(self.restarts, t0, t1, skipped),
             self.starts,
             None,
-            _between(self.ends, t0, t1, skipped),
+            events_between(self.ends, t0, t1, skipped),
             place,
             sequence,
         )
@@ -136,7 +136,7 @@ class Flow(NamedTuple):
     dead: Array | None = None
 
 
-def _between(events: Array | None, t0: int, t1: int, skipped: int) -> Array | None:
+def events_between(events: Array | None, t0: int, t1: int, skipped: int) -> Array | None:
     """Return the events of the steps from t0 up to t1, counted from there."""
     if events is None:
         return None

@@ -285,15 +285,9 @@ class Sums:
         flow: Flow | None,
     ) -> None:
         """Run back over leaf i, of which everything but the sums is given."""
-        leaves, last = self.leaves, self.dz_last
+        leaves = self.leaves
         layout = with_room(layout, len(self.V), self.V.dtype)
-        if leaves.whole is not None and leaves.whole.ends is not None:
-            if layout is None or layout.ends is None:
-                last = None
-            elif last is None:
-                layout = layout._replace(ends=None)
-        elif i < leaves.count - 1:
-            last = None
+        layout, last = self.at_ends(layout, end=i == leaves.count - 1)
         rows = leaves.rows(leaves.bounds(i)[0])
         da_first = np.empty((rows, len(self.V)), self.V.dtype)
         self.dz_start = np.empty_like(da_first)
@@ -305,14 +299,27 @@ class Sums:
         self.da_next = da_first
         add_starts(self.dz0, self.V, layout)
 
+    def at_ends(
+        self, layout: Layout | None, *, end: bool
+    ) -> tuple[Layout | None, Array | None]:
+        """Return the layout of a part, and dz_last if there is an end for it within:
+        of one of the sequences, or of the run where all end with it.
+        """
+        whole, last = self.leaves.whole, self.dz_last
+        if whole is None or whole.ends is None:
+            return layout, last if end else None
+        if layout is None or layout.ends is None:
+            return layout, None
+        return layout if last is not None else layout._replace(ends=None), last
+
     def gradients(self, dx: Any) -> Gradients:
         """Return the sums, z0 in the caller's form, with a gradient of x."""
         form, dz0, last = self.form, self.dz0, self.dz_last
-        if self.dz_start is not None:
+        if self.dz_start is not None and self.leaves.first is not None:
             if self.leaves.whole is None:
                 dz0 = self.dz_start
             else:
-                np.add.at(dz0, form.first, self.dz_start)
+                np.add.at(dz0, self.leaves.first, self.dz_start)
         if last is not None:
             never = np.zeros(form.S, bool) if form.T else np.ones(form.S, bool)
             if isinstance(form, Ragged):
@@ -368,7 +375,7 @@ def asked(dz: Any, start: int, z: Array, batched: bool, dtype: Any) -> Array:
 
 def with_room(layout: Layout | None, H: int, dtype: Any) -> Layout | None:
     """Return a layout with room for da of the steps after its restarts."""
-    if layout is None or layout.restarts is None:
+    if layout is None or layout.restarts is None or layout.da_starts is not None:
         return layout
     return layout._replace(da_starts=np.empty((len(layout.restarts), H), dtype))
 
@@ -377,12 +384,13 @@ def add_starts(dz0: Array, V: Array, layout: Layout | None) -> None:
     """Add the gradients of the starts of a leaf, from its last to its first."""
     if layout is None or layout.restarts is None or layout.da_starts is None:
         return
-    dz = np.empty_like(layout.da_starts)
-    _backend.kernels.state_backward(V, layout.da_starts, dz)
     # Those of z0: a state of resets is a constant.
     mine = layout.restarts[:, 2] < len(dz0)
+    da = layout.da_starts[mine]
+    dz = np.empty_like(da)
+    _backend.kernels.state_backward(V, da, dz)
     # One after another in this order, which is that of a run in one piece.
-    np.add.at(dz0, layout.restarts[mine][::-1, 2], dz[mine][::-1])
+    np.add.at(dz0, layout.restarts[mine][::-1, 2], dz[::-1])
 
 
 def flow_of(flow: Flow | None, leaves: Leaves, i: int) -> Flow | None:

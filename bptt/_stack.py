@@ -276,7 +276,7 @@ class Stack:
             params |= _named(one, names)
         dz0, dx = np.array([one.z0 for one in grads]), grads[0].x
         dx = dx if dx is None else tape.order.split(dx)
-        return StackGradients(params, dz0, dx), tape.order.flows(flows, self.directions)
+        return StackGradients(params, dz0, dx), tape.order.flows(flows)
 
     def _forward_layer(
         self,
