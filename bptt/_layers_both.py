@@ -25,9 +25,11 @@ from bptt._dropout import Bits, bytes_of_row, drop
 from bptt._forms import Form, Ragged
 from bptt._inputs import as_cells, as_layer, as_reset_state, as_starts
 from bptt._layers import caller_rows
+from bptt._parts import Layout
 from bptt._recompute import Schedule, Sizes
+from bptt._runs import layout_of
 from bptt._sides import Cell, Even, Side, Stretch
-from bptt._sides_ragged import Uneven
+from bptt._sides_ragged import Uneven, from_the_end
 from bptt.activations import Activation
 
 Array = NDArray[Any]
@@ -179,16 +181,14 @@ def forward(
     """
     weights = [as_layer(*cell) for cell in cells]
     (I, H), dtype, L = weights[0][0].shape, weights[0][0].dtype, len(cells) // 2
-    one, other = options
-    x, form = as_cells(x, I, dtype, one.get("lengths"), one.get("offsets"))
-    flags = [
-        form.flags("resets", each["resets"]) if "resets" in each else None
-        for each in (one, other)
-    ]
+    x, form = as_cells(x, I, dtype, options[0].get("lengths"), options[0].get("offsets"))
+    flags = [one.get("resets") for one in options]
     if reset_states is not None and flags[0] is None:
         raise ValueError("reset_state needs resets, got None")
+    flags = [None if one is None else form.flags("resets", one) for one in flags]
+    events = events_of(form, flags, apart=reset_states is not None)
     drops = generator is not None and dropout > 0
-    sizes = _sizes(form, L, I, H, dtype.itemsize, drops)
+    sizes = _sizes(form, L, I, H, dtype.itemsize, drops).with_events(*events)
     schedule = _zigzag.plan(
         sizes, memory=memory, checkpoint=checkpoint, shared=isinstance(form, Ragged)
     )
@@ -197,16 +197,19 @@ def forward(
         assert generator is not None
         masks.append(Bits(generator, caller_rows(form), 2 * H, dropout))
     steps = schedule.steps
-    ground = Uneven(form, steps) if isinstance(form, Ragged) else Even(form, steps)
+    ground: Ground
+    if isinstance(form, Ragged):
+        ground = Uneven(form, steps, sizes.chunk)
+    else:
+        ground = Even(form, steps)
     z = ground.table(2 * L, H, dtype)
     made = []
     for cell, (W, V, b) in enumerate(weights):
         start = as_starts(None if z0 is None else z0[cell], form, H, dtype)
         again = None if reset_states is None else reset_states[cell]
         again = as_reset_state(again, form, H, dtype)
-        leaves = ground.leaves_of(cell % 2, flags, start, again, sizes.chunk)
-        if form.T:
-            ground.start(z[cell], cell % 2, start)
+        leaves = ground.leaves_of(cell % 2, events[cell % 2], start, again)
+        ground.start(z[cell], cell % 2, start)
         made.append(Cell(W, V, b, leaves, start.copy()))
     run = LayersBoth(
         x, form, ground, activation, made, masks, dropout, schedule, z,
@@ -217,6 +220,18 @@ def forward(
             for stretch in ground.stretches(walk.direction):
                 run.run(stretch, walk.needed)
     return run
+
+
+def events_of(
+    form: Form, flags: Sequence[Array | None], *, apart: bool
+) -> list[Layout | None]:
+    """Return the layout of each direction, in its own order of time."""
+    if isinstance(form, Ragged):
+        first = layout_of(form, flags[0], apart=apart)
+        assert first is not None
+        first = first._replace(place=None, sequence=None)
+        return [first, from_the_end(form, flags[0], apart=apart)]
+    return [layout_of(form, one, apart=apart) for one in flags]
 
 
 def _sizes(form: Form, L: int, I: int, H: int, itemsize: int, drops: bool) -> Sizes:

@@ -64,6 +64,18 @@ class Layout(NamedTuple):
         assert self.offsets is not None
         return int(self.offsets[step + 1] - self.offsets[step])
 
+    @property
+    def event_bytes(self) -> int:
+        """The bytes of what says which rows start anew and which end."""
+        events = self.restarts, self.ends
+        return sum(array.nbytes for array in events if array is not None)
+
+    def most_restarts(self, steps: int) -> int:
+        """Return how many there are in a chunk of so many steps, at most."""
+        if self.restarts is None:
+            return 0
+        return int(np.bincount(self.restarts[:, 0] // steps).max(initial=0))
+
     def between(self, t0: int, t1: int) -> Layout:
         """Return the layout of the steps from t0 up to t1."""
         offsets, skipped = self.offsets, 0

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from math import comb
 from typing import Any, NamedTuple, TypeVar
 
+from bptt._parts import Layout
 from bptt._validation import as_size
 
 S = TypeVar("S")
@@ -191,6 +192,8 @@ class Sizes(NamedTuple):
         Entries per cell of a leaf that are there beside the states.
     beside : int
         Bytes that are kept whatever the schedule.
+    starts : int
+        Rows of a chunk that start anew, at most.
     """
 
     T: int
@@ -202,6 +205,21 @@ class Sizes(NamedTuple):
     layers: int = 1
     between: int = 0
     beside: int = 0
+    starts: int = 0
+
+    def with_events(self, *layouts: Layout | None) -> Sizes:
+        """Return the sizes with what layouts take, and the rows that start anew."""
+        known = [one for one in layouts if one is not None]
+        beside = self.beside + sum(one.event_bytes for one in known)
+        starts = max((one.most_restarts(self.chunk) for one in known), default=0)
+        return self._replace(beside=beside, starts=starts)
+
+    @property
+    def start_bytes(self) -> int:
+        """The bytes that a row takes that starts anew in a leaf: its numbers, and da of
+        its first step and the gradient of its start, with a copy of each.
+        """
+        return 4 * 24 + 4 * self.H * self.itemsize
 
     @property
     def chunks(self) -> int:
@@ -219,7 +237,8 @@ class Sizes(NamedTuple):
     def leaf_bytes(self, m: int) -> int:
         """Return the bytes of a leaf of m chunks: its states and what is beside."""
         cells = m * self.chunk * self.B
-        return cells * (self.layers * self.H + self.between) * self.itemsize
+        states = cells * (self.layers * self.H + self.between) * self.itemsize
+        return states + m * self.starts * self.start_bytes
 
     @property
     def work_bytes(self) -> int:

@@ -116,7 +116,8 @@ def forward(
     checkpoint: int | None,
 ) -> tuple[Any, Run]:
     """Run forward over x in cells, from z0 (S, H); return the states, and the tape."""
-    layout = layout_of(form, flags, z0, reset_state)
+    layout = layout_of(form, flags, apart=reset_state is not None)
+    layout = starting(layout, z0, reset_state)
     T, B, (I, H) = form.T, form.B, W.shape
     z_end = z0.copy()
     arguments = (x, W, V, b)
@@ -151,6 +152,7 @@ def forward(
 
     chunk = _backend.kernels.chunk_steps(T, B, I, H, W.itemsize)
     sizes = _recompute.Sizes(T, B, I, H, W.itemsize, chunk, beside=form.known_bytes)
+    sizes = sizes.with_events(layout)
     schedule = _recompute.plan(sizes, memory=memory, checkpoint=checkpoint)
     leaves = Leaves(form, layout, schedule.steps)
     buffer = np.empty((leaves.room(), H), W.dtype)
@@ -228,12 +230,15 @@ def walk_back(run: Run, leaves: Leaves) -> Iterator[tuple[int, Array]]:
         yield i, leaves.states(i, run.z)
 
 
-def layout_of(
-    form: Form, flags: Array | None, z0: Array, reset_state: Array | None
+def layout_of(form: Form, flags: Array | None, *, apart: bool) -> Layout | None:
+    """Return the layout of a layer, with the starts of resets apart from others."""
+    return form.layout(flags, 0 if apart else 1, apart=apart)
+
+
+def starting(
+    layout: Layout | None, z0: Array, reset_state: Array | None
 ) -> Layout | None:
-    """Return the layout of a layer, with the states that its sequences start from."""
-    apart = reset_state is not None
-    layout = form.layout(flags, 0 if apart else 1, apart=apart)
+    """Return a layout with the states that its sequences start from."""
     if layout is None:
         return None
     starts = z0 if reset_state is None else np.concatenate([z0, reset_state])

@@ -5,7 +5,7 @@ and through the sides of each: what the kernels are given of one direction there
 are two grounds: `Even`, where all sequences run from the first step to the last, and
 `_sides_ragged.Uneven`. What both have:
 
-    leaves_of(d, flags, z0, reset_state, chunk)   what a cell has of `Leaves`, or alike
+    leaves_of(d, events, z0, reset_state)   what a cell has of `Leaves`, or alike
     start(kept, d, z0)      put the initial states of a cell into its table
     stretches(d)            all, in the order of time of a direction, to find states
     leaf(i, d)              leaf i of a direction, to find errors
@@ -20,7 +20,7 @@ are two grounds: `Even`, where all sequences run from the first step to the last
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
@@ -32,7 +32,7 @@ from bptt._forms import Rectangle
 from bptt._inputs import as_steps
 from bptt._leaves import Leaves
 from bptt._parts import Flow, Layout
-from bptt._runs import flow_of, layout_of
+from bptt._runs import flow_of, starting
 
 Array = NDArray[Any]
 
@@ -139,15 +139,9 @@ class Even:
         self.borders = _zigzag.borders_of(form.T, steps)
 
     def leaves_of(
-        self,
-        d: int,
-        flags: Sequence[Array | None],
-        z0: Array,
-        reset_state: Array | None,
-        chunk: int,
+        self, d: int, events: Layout | None, z0: Array, reset_state: Array | None
     ) -> Leaves:
-        layout = layout_of(self.form, flags[d], z0, reset_state)
-        return Leaves(self.form, layout, self.steps)
+        return Leaves(self.form, starting(events, z0, reset_state), self.steps)
 
     def start(self, kept: Array, d: int, z0: Array) -> None:
         kept[0] = z0

@@ -15,7 +15,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from bptt._forms import Ragged, ascending
 from bptt._leaves import Leaves
 from bptt._parts import Flow, Layout, events_between
-from bptt._runs import flow_of, layout_of
+from bptt._runs import flow_of, starting
 from bptt._sides import Cell, Side, Stretch, put_back, room_for
 
 Array = NDArray[Any]
@@ -37,38 +37,25 @@ class Parts:
     Parameters
     ----------
     form : Ragged
-    flags : ndarray of bool of shape (N,), or None
-        Where sequences start anew, read from the first step.
-    z0, reset_state : ndarray of shape (S, H)
-        The second may be None.
-    steps, chunk : int
-        Of a leaf, and of the chunks.
+    cuts : ndarray of int
+        Where the parts begin, and the last one ends.
+    layout : Layout
+        That of `from_the_end`, with its starts.
 
     Attributes
     ----------
     whole : Layout
-        Of all slots, with steps counted from the end. The starts have room for the
-        states behind a part, which begin at `behind`.
+        With room behind the starts, from `behind` on, for the states behind a part.
     """
 
-    def __init__(
-        self,
-        form: Ragged,
-        flags: Array | None,
-        z0: Array,
-        reset_state: Array | None,
-        steps: int,
-        chunk: int,
-    ) -> None:
-        self.form, self.first = form, None
-        self.cuts = cuts_of(form, steps, chunk)
-        self.count = len(self.cuts) - 1
-        own = [z0] if reset_state is None else [z0, reset_state]
-        self.behind = len(own) * form.S
-        starts = np.zeros((self.behind + form.B, z0.shape[1]), z0.dtype)
-        starts[: self.behind] = np.concatenate(own)
-        restarts, ends = events_from_the_end(form, flags, reset_state is not None)
-        self.whole = Layout(restarts=restarts, starts=starts, ends=ends)
+    first = None  # no row starts but by the layout
+
+    def __init__(self, form: Ragged, cuts: Array, layout: Layout) -> None:
+        self.form, self.cuts, self.count = form, cuts, len(cuts) - 1
+        assert layout.starts is not None
+        self.behind, H = layout.starts.shape
+        room = np.zeros((form.B, H), layout.starts.dtype)
+        self.whole = layout._replace(starts=np.concatenate([layout.starts, room]))
 
     def bounds(self, i: int) -> tuple[int, int]:
         return int(self.cuts[i]), int(self.cuts[i + 1])
@@ -108,55 +95,48 @@ def cuts_of(form: Ragged, steps: int, chunk: int) -> Array:
     return cuts
 
 
-def events_from_the_end(
-    form: Ragged, flags: Array | None, apart: bool
-) -> tuple[Array | None, Array | None]:
-    """Return the restarts and the ends of slots walked through from the end; with apart
-    the starts of resets stand behind those of sequences.
+def from_the_end(form: Ragged, flags: Array | None, *, apart: bool) -> Layout:
+    """Return what happens to slots that are walked through from the end; the flags are
+    those of the direction that reads from the first step.
     """
-    layout, S = form.layout(flags, apart=True), form.S
+    layout, S, T = form.layout(flags, apart=True), form.S, form.T
     if layout.ends is None:
-        return None, None
-    ends = np.stack([np.zeros_like(form.first), np.arange(form.B), form.first], axis=1)
-    restarts = [layout.ends]
+        return Layout()
+    # What begins ends now.
+    restarts, first = [layout.ends], np.zeros((form.B, 3), np.intp)
+    first[:, 1], first[:, 2] = np.arange(form.B), form.first
+    ends = [first]
     if layout.restarts is not None:
         of_resets = layout.restarts[:, 2] >= S
-        ends = np.concatenate([ends, layout.restarts[~of_resets]])
+        ends.append(layout.restarts[~of_resets])
         # A reset keeps a step from the one before it: now that one starts anew.
         restarts.append(layout.restarts[of_resets] - [1, 0, 0 if apart else S])
-    return tuple(
-        ascending(np.array([form.T - 1, 0, 0]) + events * [-1, 1, 1])
-        for events in (np.concatenate(restarts), ends)
-    )
+    turned = [np.concatenate(events) for events in (restarts, ends)]
+    for events in turned:
+        events[:, 0] = T - 1 - events[:, 0]
+    return Layout(restarts=ascending(turned[0]), ends=ascending(turned[1]))
 
 
 class Uneven:
     """The ground of sequences of different lengths: see the top of this file."""
 
-    def __init__(self, form: Ragged, steps: int) -> None:
+    def __init__(self, form: Ragged, steps: int, chunk: int) -> None:
         self.form = form
         self.leaves = Leaves(form, None, steps)
+        self.cuts = cuts_of(form, steps, chunk)
         # Of what is kept at the borders, in one array for all.
         starts = range(0, form.T, steps)
         rows = [self.leaves.rows(t) for t in starts]
         self._at = np.concatenate([[0], np.cumsum(rows, dtype=np.intp)])
 
     def leaves_of(
-        self,
-        d: int,
-        flags: Sequence[Array | None],
-        z0: Array,
-        reset_state: Array | None,
-        chunk: int,
+        self, d: int, events: Layout | None, z0: Array, reset_state: Array | None
     ) -> Leaves | Parts:
-        steps = self.leaves.steps
-        if d:
-            return Parts(self.form, flags[0], z0, reset_state, steps, chunk)
-        layout = layout_of(self.form, flags[0], z0, reset_state)
+        layout = starting(events, z0, reset_state)
         assert layout is not None
-        return Leaves(
-            self.form, layout._replace(place=None, sequence=None), steps
-        )
+        if d:
+            return Parts(self.form, self.cuts, layout)
+        return Leaves(self.form, layout, self.leaves.steps)
 
     def start(self, kept: Array, d: int, z0: Array) -> None:
         if not d:
