@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -37,16 +38,27 @@ class Reversal:
     """
 
     def __init__(self, lengths: Array | None = None, T: int | None = None) -> None:
-        self._index: tuple[Array, ...] | None = None
-        self._first: Any = 0  # the rows of first steps
-        if lengths is not None and T is not None:
-            t, n = np.arange(T)[:, np.newaxis], lengths[np.newaxis]
-            self._index = np.where(t < n, n - 1 - t, t), np.arange(len(lengths))
-        elif lengths is not None:
-            ends = np.cumsum(lengths)
-            self._first = (ends - lengths)[lengths > 0]
-            first_and_last = np.repeat(2 * ends - lengths - 1, lengths)
-            self._index = (first_and_last - np.arange(len(first_and_last)),)
+        self._lengths, self._T = lengths, T
+
+    @cached_property
+    def _index(self) -> tuple[Array, ...] | None:
+        # As large as the numbers of a batch: not made where states are run leaf by leaf.
+        lengths = self._lengths
+        if lengths is None:
+            return None
+        if self._T is not None:
+            t, n = np.arange(self._T)[:, np.newaxis], lengths[np.newaxis]
+            return np.where(t < n, n - 1 - t, t), np.arange(len(lengths))
+        ends = np.cumsum(lengths)
+        first_and_last = np.repeat(2 * ends - lengths - 1, lengths)
+        return (first_and_last - np.arange(len(first_and_last)),)
+
+    @property
+    def _first(self) -> Any:
+        """The rows of first steps."""
+        if self._lengths is None or self._T is not None:
+            return 0
+        return (np.cumsum(self._lengths) - self._lengths)[self._lengths > 0]
 
     def __call__(self, array: Array) -> Array:
         """Return (T, B, ...) or (N, ...) with time turned round, if as a view.
@@ -136,6 +148,11 @@ class Order:
         """Whether all sequences run from the first step to the last."""
         given = self._lengths, self._resets, self._offsets, self.reset_states
         return all(one is None for one in given)
+
+    @property
+    def uneven(self) -> bool:
+        """Whether sequences have lengths of their own."""
+        return self._lengths is not None or self._offsets is not None
 
     @property
     def resets(self) -> Array | None:

@@ -61,7 +61,7 @@ def backward(
         form.empty(I, dtype) if need_x_grad and run.x.ndim == 3 else None,
         record=record,
     )
-    leaves = run.schedule.leaves
+    leaves = run.leaves
     if form.T and form.B:
         for number, walk in enumerate(_zigzag.passes_back(run.layers, leaves)):
             for i in range(leaves - 1, -1, -1):
@@ -158,7 +158,7 @@ class _Errors:
 
     def _first_cell(self) -> int:
         """Return which direction of the first layer is found first."""
-        once = self.run.schedule.leaves == 1
+        once = self.run.leaves == 1
         return 0 if once else (self.run.layers - 1) % 2
 
     def _cell(

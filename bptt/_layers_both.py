@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import lcm
 from typing import Any
@@ -53,7 +53,8 @@ class LayersBoth:
     masks : list of Bits
         What dropout kept of the states of each layer but the last; none without it.
     dropout : float
-    schedule : Schedule
+    schedule : Schedule or None
+        None where all states are kept, in a single leaf.
     z : ndarray, a table of the ground's
         The states at the borders, of each cell in its own order of time.
     rooms : list of ndarray
@@ -69,7 +70,7 @@ class LayersBoth:
     cells: list[Cell]
     masks: list[Bits]
     dropout: float
-    schedule: Schedule
+    schedule: Schedule | None
     z: Array
     rooms: list[Array]
     held: list[tuple[Stretch, set[int]]]
@@ -83,6 +84,10 @@ class LayersBoth:
     @property
     def layers(self) -> int:
         return len(self.rooms)
+
+    @property
+    def leaves(self) -> int:
+        return 1 if self.schedule is None else self.schedule.leaves
 
     def __repr__(self) -> str:
         (I, H), L, form = self.cells[0].W.shape, len(self.cells), self.form
@@ -144,6 +149,21 @@ class LayersBoth:
             return z
         return drop(z, self.mask(k - 1, stretch), self.dropout)
 
+    def all_states(self) -> Array:
+        """Return those of the last layer, where all are kept, in the caller's form."""
+        rows = self.form.empty(self.rooms[-1].shape[-1], self.z.dtype)
+        if self.held:
+            stretch = self.held[0][0]
+            self.ground.add(stretch, rows, self.states(self.layers - 1, stretch), True)
+        rows.flags.writeable = False
+        z: Array = self.form.shaped(rows)
+        return z
+
+    def all_masks(self, shape: tuple[int, ...]) -> tuple[Array | None, ...]:
+        """Return what dropout kept as masks of the shape of the states."""
+        masks = [mask.rows(slice(None)).reshape(shape) for mask in self.masks]
+        return tuple(masks) or (None,) * (self.layers - 1)
+
     def mask(self, k: int, stretch: Stretch) -> Array:
         """Return what dropout kept of the states of layer k."""
         rows = self.masks[k].rows(self.ground.places(stretch))
@@ -158,7 +178,9 @@ def forward(
     activation: Activation,
     dropout: float = 0.0,
     generator: np.random.Generator | None = None,
-    options: Sequence[Mapping[str, Any]],
+    lengths: ArrayLike | None = None,
+    offsets: ArrayLike | None = None,
+    resets: Any = None,
     reset_states: Sequence[ArrayLike] | Array | None = None,
     memory: int | None = None,
     checkpoint: int | None = None,
@@ -167,7 +189,7 @@ def forward(
 
     Parameters
     ----------
-    x, activation, memory, checkpoint
+    x, activation, lengths, offsets, resets, memory, checkpoint
         As in `bptt.forward`.
     cells : sequence of (W, V, b)
         Layer by layer, the direction from the first step first.
@@ -176,27 +198,28 @@ def forward(
     dropout : float
     generator : numpy.random.Generator, optional
         Without one there is no dropout.
-    options : sequence of two dicts
-        lengths, offsets and resets of each direction, as in `bptt.forward`.
     """
     weights = [as_layer(*cell) for cell in cells]
     (I, H), dtype, L = weights[0][0].shape, weights[0][0].dtype, len(cells) // 2
-    x, form = as_cells(x, I, dtype, options[0].get("lengths"), options[0].get("offsets"))
-    flags = [one.get("resets") for one in options]
-    if reset_states is not None and flags[0] is None:
+    x, form = as_cells(x, I, dtype, lengths, offsets)
+    flags = None if resets is None else form.flags("resets", resets)
+    if reset_states is not None and flags is None:
         raise ValueError("reset_state needs resets, got None")
-    flags = [None if one is None else form.flags("resets", one) for one in flags]
     events = events_of(form, flags, apart=reset_states is not None)
+    del flags  # as many as there are cells
     drops = generator is not None and dropout > 0
     sizes = _sizes(form, L, I, H, dtype.itemsize, drops).with_events(*events)
-    schedule = _zigzag.plan(
-        sizes, memory=memory, checkpoint=checkpoint, shared=isinstance(form, Ragged)
-    )
+    schedule, steps = None, max(1, form.T)
+    if memory is not None or checkpoint is not None:
+        shared = isinstance(form, Ragged)
+        schedule = _zigzag.plan(
+            sizes, memory=memory, checkpoint=checkpoint, shared=shared
+        )
+        steps = schedule.steps
     masks = []
     for _ in range(L - 1 if drops else 0):
         assert generator is not None
         masks.append(Bits(generator, caller_rows(form), 2 * H, dropout))
-    steps = schedule.steps
     ground: Ground
     if isinstance(form, Ragged):
         ground = Uneven(form, steps, sizes.chunk)
@@ -216,22 +239,29 @@ def forward(
         [ground.room(H, dtype) for _ in range(L)], [],
     )  # fmt: skip
     if form.T and form.B:
-        for walk in _zigzag.passes(L, schedule.leaves):
+        for walk in _zigzag.passes(L, run.leaves):
             for stretch in ground.stretches(walk.direction):
                 run.run(stretch, walk.needed)
     return run
 
 
 def events_of(
-    form: Form, flags: Sequence[Array | None], *, apart: bool
-) -> list[Layout | None]:
-    """Return the layout of each direction, in its own order of time."""
+    form: Form, flags: Array | None, *, apart: bool
+) -> tuple[Layout | None, Layout | None]:
+    """Return the layout of each direction, in its own order of time, where rows that
+    read from the first step start anew at flags.
+    """
+    first = layout_of(form, flags, apart=apart)
     if isinstance(form, Ragged):
-        first = layout_of(form, flags[0], apart=apart)
         assert first is not None
-        first = first._replace(place=None, sequence=None)
-        return [first, from_the_end(form, flags[0], apart=apart)]
-    return [layout_of(form, one, apart=apart) for one in flags]
+        other = from_the_end(form, flags, apart=apart)
+        return first._replace(place=None, sequence=None), other
+    if flags is None:
+        return None, None
+    # A reset keeps a step from the one before it: now that one starts anew.
+    turned = np.zeros_like(flags)
+    turned[1:] = flags[:0:-1]
+    return first, layout_of(form, turned, apart=apart)
 
 
 def _sizes(form: Form, L: int, I: int, H: int, itemsize: int, drops: bool) -> Sizes:
@@ -244,7 +274,9 @@ def _sizes(form: Form, L: int, I: int, H: int, itemsize: int, drops: bool) -> Si
     chunks = [_backend.kernels.chunk_steps(T, B, n, H, itemsize) for n in (I, 2 * H)]
     between = 2 * H + 2 * wide + 4 * H * drops + (3 * I + 2 * H) * ragged
     beside = form.known_bytes + (L - 1) * caller_rows(form) * bytes_of_row(2 * H) * drops
-    # First and last states, their gradients, and the borders of leaves' rooms.
-    beside += 5 * 2 * L * B * H * itemsize
+    # First and last states, those of resets, gradients, and the borders of rooms.
+    beside += (8 * form.S + B) * 2 * L * H * itemsize
     chunk = min(T, lcm(*chunks))
-    return Sizes(T, B, wide, H, itemsize, chunk, 2 * L, between, beside)
+    sizes = Sizes(T, B, wide, H, itemsize, chunk, 2 * L, between, beside)
+    # All rows of a part start anew that is walked through from the end.
+    return sizes._replace(beside=beside + ragged * B * sizes.start_bytes)

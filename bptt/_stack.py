@@ -12,7 +12,7 @@ Time is the first axis here, and who calls has checked the arguments.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ from bptt._layers import Layers
 from bptt._layers_both import LayersBoth
 from bptt._parameters import Shapes, names_of_cells, shapes_of_cells
 from bptt._runs import Run
-from bptt._stack_tape import StackGradients, StackTape
+from bptt._stack_tape import Later, StackGradients, StackTape
 from bptt._validation import as_array, as_real, check_shape
 from bptt.activations import Activation
 from bptt.recurrence import (
@@ -144,19 +144,67 @@ class Stack:
             z_last = tape.z_last[np.newaxis]
             z = z_last if budget else z
             return z, StackTape((tape,), (), z_last, shape, order)
+        both = self.directions == 2 and self.num_layers > 1
         if budget and (self.num_layers > 1 or together):
             layers = self._layers(params, x, z0, order, generator, budget)
             z_last = layers.z_last
             each = tapes_of(layers) if isinstance(layers, Layers) else ()
             return z_last, StackTape(each, (), z_last, shape, order, layers)
+        if both and order.uneven:
+            return self._uneven(params, x, z0, order, generator, shape)
+
+        def draws(layer: int, z: Array) -> Array | None:
+            if generator is None or not self.dropout:
+                return None
+            return draw(generator, z.shape, self.dropout)
+
+        return self._forward_layers(params, x, z0, order, draws, budget, shape)
+
+    def _uneven(
+        self,
+        params: Mapping[str, Array],
+        x: Array,
+        z0: States,
+        order: Order,
+        generator: np.random.Generator | None,
+        shape: tuple[int, ...],
+    ) -> tuple[Array, StackTape]:
+        """Run all layers in both directions over sequences of different lengths, which
+        is one leaf: its cells are walked both ways without a copy for each.
+        """
+        run = self._layers(params, x, z0, order, generator, NOTHING)
+        assert isinstance(run, LayersBoth)
+        masks = Later(self.num_layers - 1, lambda: run.all_masks(shape))
+
+        def apart() -> Sequence[Tape]:
+            one = self._forward_layers(
+                params, x, z0, order, lambda layer, z: masks[layer - 1], NOTHING, shape
+            )[1]
+            return one.tapes
+
+        tapes = Later(self.cells, apart)
+        return run.all_states(), StackTape(tapes, masks, run.z_last, shape, order, run)
+
+    def _forward_layers(
+        self,
+        params: Mapping[str, Array],
+        x: Array,
+        z0: States,
+        order: Order,
+        draws: Callable[[int, Array], Array | None],
+        budget: Mapping[str, Any],
+        shape: tuple[int, ...],
+    ) -> tuple[Array, StackTape]:
+        """Run one layer after the other; what dropout keeps of what each reads is drawn
+        by a function.
+        """
         tapes: list[Tape] = []
         masks: list[Array | None] = []
         z = x
         for layer in range(self.num_layers):
             if layer > 0:
-                mask = None
-                if generator is not None and self.dropout:
-                    mask = draw(generator, z.shape, self.dropout)
+                mask = draws(layer, z)
+                if mask is not None:
                     z = drop(z, mask, self.dropout)
                 masks.append(mask)
             if self.directions == 2 and order.plain and not budget:
@@ -253,11 +301,8 @@ class Stack:
             **budget,
         }
         cells = [self._cell(params, cell) for cell in range(self.cells)]
-        if self.directions == 1:
-            return _layers.forward(x, cells, z0, **order.options(0), **options)
-        return _layers_both.forward(
-            x, cells, z0, options=[order.options(d) for d in (0, 1)], **options
-        )
+        run: Any = _layers.forward if self.directions == 1 else _layers_both.forward
+        return run(x, cells, z0, **order.options(0), **options)
 
     def _layers_back(
         self,
