@@ -1,28 +1,20 @@
-"""The two directions of a layer: time turned round, and both walked at once."""
+"""The two directions of a layer: time turned round."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bptt import _backend
 from bptt._forms import as_list, from_lengths, from_offsets, is_list
 from bptt._inputs import as_values
 from bptt._tape import ErrorFlow
-from bptt._threads import threads
 from bptt._validation import as_array, check_shape
 
 Array = NDArray[Any]
-R = TypeVar("R")
-
-# Multiplications of one direction below which a thread of Python's costs more than it
-# brings: to start and end takes it 0.1 ms, in which a core does a million or two.
-WORTH_A_THREAD = 1e7
 
 
 class Reversal:
@@ -42,7 +34,7 @@ class Reversal:
 
     @cached_property
     def _index(self) -> tuple[Array, ...] | None:
-        # As large as the numbers of a batch: not made where states are run leaf by leaf.
+        # A number for each step: not made where layers are run leaf by leaf.
         lengths = self._lengths
         if lengths is None:
             return None
@@ -242,41 +234,16 @@ def _joined(
     return np.concatenate(arrays)
 
 
-def both(run: Callable[[int], R], rows: int, width: int, work: float) -> list[R]:
-    """Return [run(0), run(1)], at once where two threads are better spent so.
+def beside(left: Array, right: Array) -> Array:
+    """Return the states of two directions side by side, read-only as they were."""
+    z = np.concatenate([left, right], axis=-1)
+    z.flags.writeable = False
+    return z
 
-    Parameters
-    ----------
-    run : callable
-        Computes one direction; its result does not depend on the number of threads.
-    rows, width : int
-        B and H. A call shares many rows, or columns of a wide layer, by itself.
-    work : float
-        Multiplications of one direction.
-    """
-    if work < WORTH_A_THREAD or not _backend.kernels.side_by_side(rows, width, work):
-        return [run(0), run(1)]
-    results: list[R] = []
-    errors: list[BaseException] = []
 
-    def other() -> None:
-        try:
-            with threads(1):
-                results.append(run(1))
-        except BaseException as error:
-            errors.append(error)
-
-    # One thread for one call: what is kept in a pool would not survive a fork.
-    worker = threading.Thread(target=other, name="bptt-direction")
-    try:
-        worker.start()
-    except RuntimeError:  # no more threads are to be had
-        return [run(0), run(1)]
-    try:
-        with threads(1):
-            first = run(0)
-    finally:
-        worker.join()
-    if errors:
-        raise errors[0]
-    return [first, *results]
+def batch_shape(x: Any) -> tuple[int, ...]:
+    """Return (B,), or () for one sequence."""
+    if is_list(x):
+        return (len(x),)
+    array = np.asarray(x)
+    return array.shape[1:] if array.dtype.kind in "iu" else array.shape[1:-1]

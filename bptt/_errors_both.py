@@ -20,8 +20,9 @@ from bptt._dropout import drop_back
 from bptt._inputs import as_flow, as_rows, with_records
 from bptt._layers import as_dz
 from bptt._layers_both import LayersBoth
+from bptt._leaves import with_room
 from bptt._parts import Flow, Segment
-from bptt._runs import Sums, as_recorded, asked, with_room
+from bptt._runs import Sums, as_recorded, asked
 from bptt._sides import Side, Stretch
 from bptt._tape import ErrorFlow, Gradients
 
@@ -142,19 +143,29 @@ class _Errors:
         # Without sums over time only its width matters.
         x = run.inputs(k, stretch, dropped=not walk.found.isdisjoint(cells))
         wanted = k > min(walk.needed) // 2 or (k == 0 and self.dx is not None)
-        below = None
-        for cell in cells:
-            down = np.empty(x.shape, dtype) if wanted else None
-            self._cell(cell, stretch, x, error, down, found=cell in walk.found)
-            if k == 0 and self.dx is not None:
-                assert down is not None
-                first = cell == self._first_cell()
-                run.ground.add(stretch, self.dx, down, first)
-            elif below is None:
-                below = down
-            else:
-                below += down
+        down = [np.empty(x.shape, dtype) if wanted else None for _ in cells]
+
+        def back(i: int) -> None:
+            found = cells[i] in walk.found
+            self._cell(cells[i], stretch, x, error, down[i], found=found)
+
+        run.each(back, cells, x)
+        if k == 0:
+            self._add_to_dx(stretch, cells, down)
+            return None
+        below = down[0]
+        for other in down[1:]:
+            if below is not None and other is not None:
+                below += other
         return below
+
+    def _add_to_dx(
+        self, stretch: Stretch, cells: list[int], down: list[Array | None]
+    ) -> None:
+        for cell, part in zip(cells, down, strict=True):
+            if self.dx is not None and part is not None:
+                first = cell == self._first_cell()
+                self.run.ground.add(stretch, self.dx, part, first)
 
     def _first_cell(self) -> int:
         """Return which direction of the first layer is found first."""
@@ -184,6 +195,7 @@ class _Errors:
                 da = self._find(cell, side, x, error, dx, da)
             else:
                 da = self._again(cell, side, x, error, dx, da)
+        assert da is not None
         self._keep(cell, sides[0], da)
 
     def _keep(self, cell: int, side: Side, da: Array) -> None:
@@ -200,7 +212,7 @@ class _Errors:
         dx: Array | None,
         da: Array | None,
     ) -> Array:
-        """Run a side back, and add to the sums over time; return da of its first step."""
+        """Run a side back, and add to the sums; return da of its first step."""
         run, sums, all_steps = self.run, self.sums[cell], self.flows[cell]
         sums.da_next, flow = da, side.flow(all_steps)
         layout = with_room(side.layout, run.z.shape[-1], run.z.dtype)
@@ -216,7 +228,7 @@ class _Errors:
     def _find_taps(
         self, cell: int, side: Side, x: Array, error: Array | None, da: Array | None
     ) -> None:
-        """Find da at borders within a leaf, where leaves of the other direction begin."""
+        """Find da where leaves of the other direction begin within a side."""
         for tap in self.run.ground.taps(side):
             self._keep(cell, tap, self._again(cell, tap, x, error, None, da))
 
@@ -235,7 +247,8 @@ class _Errors:
         layout, last = sums.at_ends(layout, end=side.ends)
         first = np.empty((side.rows, len(V)), V.dtype)
         _backend.kernels.backward(
-            side.turned(x), W, V, side.states, run.activation, side.errors(error, sums.dz_last), last,
+            side.turned(x), W, V, side.states, run.activation,
+            side.errors(error, sums.dz_last), last,
             None, None, None, np.empty_like(first), side.turned(dx), layout,
             Segment(sums.steps, da is not None, da, first), self.clip,
         )  # fmt: skip

@@ -35,9 +35,9 @@ from bptt._inputs import (
     as_steps,
     with_records,
 )
-from bptt._leaves import Leaves
+from bptt._leaves import Leaves, layout_of, starting
 from bptt._recompute import Schedule, Sizes
-from bptt._runs import Sums, as_recorded, flow_of, layout_of, leaf_of, starting
+from bptt._runs import Sums, as_recorded, flow_of, leaf_of
 from bptt._tape import ErrorFlow, Gradients
 from bptt._validation import as_real, check_shape
 from bptt.activations import Activation
@@ -214,7 +214,7 @@ def forward(
     masks, state, layers = [], [], []
     for k, (W, V, b) in enumerate(weights):
         if k > 0 and generator is not None:
-            masks.append(Bits(generator, caller_rows(form), H, dropout))
+            masks.append(Bits(generator, form.caller_rows, H, dropout))
         start = as_starts(None if z0 is None else z0[k], form, H, dtype)
         again = None if reset_states is None else reset_states[k]
         layout = starting(events, start, as_reset_state(again, form, H, dtype))
@@ -307,16 +307,9 @@ def _sizes(form: Form, L: int, I: int, H: int, itemsize: int, drops: bool) -> Si
     chunks = [_backend.kernels.chunk_steps(T, B, n, H, itemsize) for n in (I, H)]
     ragged = isinstance(form, Ragged)
     between = 2 * H + 2 * H * drops + 2 * I * ragged
-    beside = form.known_bytes + (L - 1) * caller_rows(form) * bytes_of_row(H) * drops
+    beside = form.known_bytes + (L - 1) * form.caller_rows * bytes_of_row(H) * drops
     chunk = min(T, lcm(*chunks))
     return Sizes(T, B, max(I, H), H, itemsize, chunk, L, between, beside)
-
-
-def caller_rows(form: Form) -> int:
-    """Return how many rows an array of the caller's has, padding among them."""
-    if isinstance(form, Ragged) and form.name == "padded":
-        return form.steps * form.S
-    return form.cells
 
 
 def as_dz(dz: Any, form: Form, H: int, dtype: Any) -> Any:

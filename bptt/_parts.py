@@ -148,7 +148,9 @@ class Flow(NamedTuple):
     dead: Array | None = None
 
 
-def events_between(events: Array | None, t0: int, t1: int, skipped: int) -> Array | None:
+def events_between(
+    events: Array | None, t0: int, t1: int, skipped: int
+) -> Array | None:
     """Return the events of the steps from t0 up to t1, counted from there."""
     if events is None:
         return None

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bptt import _backend, _recompute
 from bptt._forms import Form, Ragged, Rectangle
-from bptt._leaves import Leaves, take_ends
+from bptt._leaves import Leaves, layout_of, starting, take_ends, with_room
 from bptt._parts import Flow, Layout, Segment
 from bptt._recompute import Schedule
 from bptt._tape import ErrorFlow, Gradients, Tape
@@ -230,21 +230,6 @@ def walk_back(run: Run, leaves: Leaves) -> Iterator[tuple[int, Array]]:
         yield i, leaves.states(i, run.z)
 
 
-def layout_of(form: Form, flags: Array | None, *, apart: bool) -> Layout | None:
-    """Return the layout of a layer, with the starts of resets apart from others."""
-    return form.layout(flags, 0 if apart else 1, apart=apart)
-
-
-def starting(
-    layout: Layout | None, z0: Array, reset_state: Array | None
-) -> Layout | None:
-    """Return a layout with the states that its sequences start from."""
-    if layout is None:
-        return None
-    starts = z0 if reset_state is None else np.concatenate([z0, reset_state])
-    return layout._replace(starts=starts)
-
-
 class Sums:
     """The gradients of a layer, summed up from the last leaf to the first.
 
@@ -376,13 +361,6 @@ def asked(dz: Any, start: int, z: Array, batched: bool, dtype: Any) -> Array:
     value = as_real("dz(start, z)", dz(start, shown), dtype)
     check_shape("dz(start, z)", value, "the shape of z", shown.shape)
     return value.reshape(z.shape)
-
-
-def with_room(layout: Layout | None, H: int, dtype: Any) -> Layout | None:
-    """Return a layout with room for da of the steps after its restarts."""
-    if layout is None or layout.restarts is None or layout.da_starts is not None:
-        return layout
-    return layout._replace(da_starts=np.empty((len(layout.restarts), H), dtype))
 
 
 def add_starts(dz0: Array, V: Array, layout: Layout | None) -> None:

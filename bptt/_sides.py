@@ -30,9 +30,9 @@ from numpy.typing import NDArray
 from bptt import _zigzag
 from bptt._forms import Rectangle
 from bptt._inputs import as_steps
-from bptt._leaves import Leaves
+from bptt._leaves import Leaves, starting
 from bptt._parts import Flow, Layout
-from bptt._runs import flow_of, starting
+from bptt._runs import flow_of
 
 Array = NDArray[Any]
 

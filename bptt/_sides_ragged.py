@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bptt._forms import Ragged, ascending
-from bptt._leaves import Leaves
+from bptt._leaves import Leaves, starting
 from bptt._parts import Flow, Layout, events_between
-from bptt._runs import flow_of, starting
+from bptt._runs import flow_of
 from bptt._sides import Cell, Side, Stretch, put_back, room_for
 
 Array = NDArray[Any]
@@ -194,7 +194,8 @@ class Uneven:
         cuts = cell.leaves.cuts
         first, end = np.searchsorted(cuts, [stretch.t0, stretch.t1])
         return [
-            _FromLast(self, cell, stretch, room, i) for i in range(end - 1, first - 1, -1)
+            _FromLast(self, cell, stretch, room, i)
+            for i in range(end - 1, first - 1, -1)
         ]
 
     def taps(self, side: Side) -> list[Side]:
@@ -248,7 +249,7 @@ class _FromFirst:
         return flow_of(flow, self.cell.leaves, self.number)
 
     def measured(self, flow: Flow | None, all_steps: Flow | None) -> None:
-        """It has been measured in its place."""
+        """Do nothing: it has been measured in its place."""
 
 
 class _FromLast:

@@ -13,7 +13,7 @@ from bptt._directions import Order
 from bptt._layers import Layers
 from bptt._layers_both import LayersBoth
 from bptt._recompute import Schedule
-from bptt._tape import Tape
+from bptt._tape import Gradients, Tape
 
 Array = NDArray[Any]
 R = TypeVar("R")
@@ -110,3 +110,9 @@ class StackTape:
         if self.layers is not None:
             return f"{type(self).__name__}({self.layers!r})"
         return f"{type(self).__name__}({len(self.tapes)} of {self.tapes[0]!r})"
+
+
+def named(grads: Gradients, names: Sequence[str]) -> dict[str, Array]:
+    """Return the gradients of the parameters of a cell under their names."""
+    leaves = zip(names, grads[:3], strict=True)
+    return {name: leaf for name, leaf in leaves if leaf is not None}
