@@ -45,13 +45,6 @@ class Reversal:
         first_and_last = np.repeat(2 * ends - lengths - 1, lengths)
         return (first_and_last - np.arange(len(first_and_last)),)
 
-    @property
-    def _first(self) -> Any:
-        """The rows of first steps."""
-        if self._lengths is None or self._T is not None:
-            return 0
-        return (np.cumsum(self._lengths) - self._lengths)[self._lengths > 0]
-
     def __call__(self, array: Array) -> Array:
         """Return (T, B, ...) or (N, ...) with time turned round, if as a view.
 
@@ -68,7 +61,10 @@ class Reversal:
         turned = self(resets)
         later = np.zeros_like(turned)
         later[1:] = turned[:-1]
-        later[self._first] = False  # what stands before is another sequence
+        if self._lengths is not None and self._T is None:
+            # What stands before a first step belongs to another sequence.
+            first = np.cumsum(self._lengths) - self._lengths
+            later[first[self._lengths > 0]] = False
         return later
 
 

@@ -254,8 +254,8 @@ class Stack:
             last = None if dz_last is None else dz_last[0]
             one, seen = _back(tape.tapes[0], dz, last, need_x_grad, error)
             dx = one.x if one.x is None else tape.order.split(one.x)
-            grads = StackGradients(named(one, "WVb"), one.z0[np.newaxis], dx)
-            return grads, tape.order.flows([seen])
+            mine = StackGradients(named(one, "WVb"), one.z0[np.newaxis], dx)
+            return mine, tape.order.flows([seen])
         if tape.layers is not None:
             return self._layers_back(tape, tape.layers, dz, dz_last, need_x_grad, error)
         D = self.directions

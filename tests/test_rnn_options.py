@@ -125,7 +125,7 @@ def wrong_way(self, array):
 
 @pytest.mark.parametrize("bug", [wrong_end, wrong_way])
 def test_a_planted_bug_is_found(bug, monkeypatch):
-    rnn = make(2)
+    rnn = make()  # a single layer, of which each direction reads a copy
     case = Case(rnn, LENGTHS)
     right = _directions.Reversal.__call__
 
