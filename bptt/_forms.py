@@ -84,8 +84,8 @@ class Rectangle:
             return None
         step, row = np.nonzero(flags[first:])
         start = row + apart * self.S
-        restarts = np.stack([step + first, row, start], axis=1).astype(np.intp)
-        return Layout(restarts=np.ascontiguousarray(restarts))
+        restarts = np.stack([step + first, row, start], axis=1)
+        return Layout(restarts=restarts.astype(np.intp, copy=False))
 
     @property
     def first(self) -> Array:

@@ -210,7 +210,9 @@ class Sizes(NamedTuple):
     def with_events(self, *layouts: Layout | None) -> Sizes:
         """Return the sizes with what layouts take, and the rows that start anew."""
         known = [one for one in layouts if one is not None]
-        beside = self.beside + sum(one.event_bytes for one in known)
+        each = [one.event_bytes for one in known]
+        # To find them and to put them in order takes four times as much.
+        beside = self.beside + sum(each) + 4 * max(each, default=0)
         starts = max((one.most_restarts(self.chunk) for one in known), default=0)
         return self._replace(beside=beside, starts=starts)
 

@@ -44,8 +44,8 @@ class Parts:
 
     Attributes
     ----------
-    whole : Layout
-        With room behind the starts, from `behind` on, for the states behind a part.
+    behind : int
+        How many starts there are, before the states that rows of a part go on from.
     """
 
     first = None  # no row starts but by the layout
@@ -53,9 +53,7 @@ class Parts:
     def __init__(self, form: Ragged, cuts: Array, layout: Layout) -> None:
         self.form, self.cuts, self.count = form, cuts, len(cuts) - 1
         assert layout.starts is not None
-        self.behind, H = layout.starts.shape
-        room = np.zeros((form.B, H), layout.starts.dtype)
-        self.whole = layout._replace(starts=np.concatenate([layout.starts, room]))
+        self.whole, self.behind = layout, len(layout.starts)
 
     def bounds(self, i: int) -> tuple[int, int]:
         return int(self.cuts[i]), int(self.cuts[i + 1])
@@ -66,7 +64,7 @@ class Parts:
         return int(offsets[step + 1] - offsets[step]) if step < T else 0
 
     def layout(self, i: int) -> Layout:
-        """Return the layout of a part, all of whose rows start anew."""
+        """Return the layout of a part without its starts: all rows start anew."""
         (t0, t1), T, B = self.bounds(i), self.form.T, self.form.B
         n = self.rows(t0)
         restarts, ends = (
@@ -76,12 +74,12 @@ class Parts:
         # Rows without a start of their own go on from the state behind the part.
         anew = np.zeros((n, 3), np.intp)
         anew[:, 1] = np.arange(n)
-        anew[:, 2] = self.behind + B - n + anew[:, 1]
+        anew[:, 2] = self.behind + anew[:, 1]
         if restarts is not None:
             own = restarts[: np.searchsorted(restarts[:, 0], 1)]
             anew[own[:, 1]] = own
             anew = np.concatenate([anew, restarts[len(own) :]])
-        return Layout(restarts=anew, starts=self.whole.starts, ends=ends)
+        return Layout(restarts=anew, ends=ends)
 
 
 def cuts_of(form: Ragged, steps: int, chunk: int) -> Array:
@@ -273,14 +271,15 @@ class _FromLast:
         self.states, self.part = states[::-1], slice(c0, c1)
 
     def begin(self, kept: Array) -> None:
-        """Put the states behind the part where its rows start from."""
-        rows, starts = self.parts.rows(self.t1), self.layout.starts
+        rows = self.parts.rows(self.t1)
+        behind = np.zeros_like(self.states[0])  # of slots that have ended there as well
         if self.t1 == self.stretch.t1:
-            state = self.before(kept)
+            behind[self.rows - rows :] = self.before(kept)
         else:
-            state = self.room[self.part.stop : self.part.stop + rows]
-        assert starts is not None
-        starts[len(starts) - rows :] = state
+            first = self.part.stop
+            behind[self.rows - rows :] = self.room[first : first + rows]
+        starts = np.concatenate([self.parts.whole.starts, behind])
+        self.layout = self.layout._replace(starts=starts)
 
     def end(self, kept: Array) -> None:
         if self.last is not None:

@@ -169,7 +169,7 @@ def test_sequences_whose_lengths_are_all_the_same():
 
 
 class Counted:
-    """The kernels, and the steps that they were told to run of a layer, or the cells."""
+    """The kernels, and the steps or the cells that they were told to run of a layer."""
 
     counts = staticmethod(len)
 
