@@ -1,4 +1,4 @@
-"""The errors of layers in both directions whose states are not all kept: the mirror of
+"""The errors of layers in both directions on their way back: the mirror of
 `_layers_both.py`.
 
 (a) Where the errors of a cell are found its sums over time are added to, once, leaf by
@@ -40,15 +40,15 @@ def backward(
     record: bool = False,
 ) -> tuple[list[Gradients], list[ErrorFlow | None]]:
     """Return the gradients of each cell, x with those of the first, and what was
-    recorded of its error, in its own order of time.
+    recorded of its error, in the order of time of x.
 
     Parameters
     ----------
     run : LayersBoth
-    dz : ndarray of shape (T, B, 2 H), or (T, 2 H) of one sequence, or function, or None
-        On the states of the last layer. A function ``dz(start, z)`` is as in
-        `bptt.backward`, and ``dz.again(start, z)`` what is called where it has been
-        asked of all steps, from leaves of other borders.
+    dz : ndarray in the form of x, or function, or None
+        On the states of the last layer, 2 H of each step. A function ``dz(start, z)``
+        is as in `bptt.backward`, and ``dz.again(start, z)`` what is called where it has
+        been asked of all steps, from leaves of other borders.
     dz_last : ndarray of shape (L, B, H) or (L, H), or None
     need_x_grad, clip_error, clip_error_value, record
         As in `bptt.backward`.

@@ -1,4 +1,5 @@
-"""Layers in both directions on top of each other whose states are not all kept.
+"""Layers in both directions on top of each other whose states are not all kept, or that
+read sequences of different lengths.
 
 `_errors_both.py` runs them back.
 
@@ -6,7 +7,8 @@
     a leaf, and backwards its da there: `_zigzag.py` says in which order they are found.
 (b) A leaf is run from its borders through the layers that are needed, both directions
     of one into the same rows, side by side, as in `_both_ways.py`.
-(c) A cell counts steps in its own order of time, in which its leaves are whole chunks.
+(c) A cell counts steps in its own order of time, in which its leaves are whole chunks:
+    `_sides.py` says how the two directions stand to each other in a leaf.
 (d) What dropout keeps is drawn once, in the order of such a run, and kept as bits.
 """
 

@@ -2,15 +2,14 @@
 
 (a) Leaves are those of the slots of the direction that reads from the first step
     (`_forms.Ragged`), for both directions: each covers the same cells with both, and
-    ends at the same borders. That direction runs through them as that of a single one
-    does, and its sums over time have the bits of a run whose states are all kept.
+    ends at the same borders. That direction runs through them as layers in one
+    direction do.
 (b) The direction that reads from the end walks through the slots backwards, where rows
     would have to begin late: that of a slot which has ended already. So it goes in
     parts in which no slot ends, each a rectangle of rows: the steps turned round, and
     every row starts anew, from the state behind the part or from one of its own.
 (c) Parts end with whole chunks, or where slots do. So the order of its sums does not
-    depend on the leaves, but it is not that of a run whose states are all kept, which
-    packs sequences turned round: they differ by rounding.
+    depend on the leaves, of which there is one where all states are kept.
 """
 
 from __future__ import annotations

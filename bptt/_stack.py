@@ -3,8 +3,9 @@
 (a) A cell is one layer in one direction: `forward` and `backward` with parameters of
     its own. Cells count layer by layer, the direction from the first step first.
 (b) The direction that reads from the end gets its input turned round in time, and its
-    states are turned back: by strides (`_both_ways.py`), or where sequences have ends
-    and resets of their own by one copy each way.
+    states are turned back: by strides (`_both_ways.py`), or where sequences have resets
+    of their own, or ends and a single layer, by one copy each way. Several layers over
+    sequences of their own lengths are one leaf of `_layers_both.py`.
 (c) The next layer reads the states of both directions side by side, with dropout.
 
 Time is the first axis here, and who calls has checked the arguments.
@@ -12,7 +13,7 @@ Time is the first axis here, and who calls has checked the arguments.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -176,13 +177,12 @@ class Stack:
         assert isinstance(run, LayersBoth)
         masks = Later(self.num_layers - 1, lambda: run.all_masks(shape))
 
-        def apart() -> Sequence[Tape]:
-            one = self._forward_layers(
-                params, x, z0, order, lambda layer, z: masks[layer - 1], NOTHING, shape
-            )[1]
-            return one.tapes
+        def drawn(layer: int, z: Array) -> Array | None:
+            mask: Array | None = masks[layer - 1]
+            return mask
 
-        tapes = Later(self.cells, apart)
+        arguments = params, x, z0, order, drawn, NOTHING, shape
+        tapes = Later(self.cells, lambda: self._forward_layers(*arguments)[1].tapes)
         return run.all_states(), StackTape(tapes, masks, run.z_last, shape, order, run)
 
     def _forward_layers(
@@ -223,8 +223,8 @@ class Stack:
             if len(new) == 2 and not budget:
                 z = beside(z, order.reversal(new[1][0]))
         z_last = np.array([tape.z_last for tape in tapes])
-        z = z_last if budget else z
-        return z, StackTape(tuple(tapes), tuple(masks), z_last, shape, order)
+        done = StackTape(tuple(tapes), tuple(masks), z_last, shape, order)
+        return z_last if budget else z, done
 
     def backward(
         self,

@@ -15,7 +15,7 @@
 (d) Sums over time are those of a run whose states are all kept, so a direction's own
     errors are found in leaves of whole chunks, which begin at its own first step. Where
     the leaves of the other direction have other borders, states and errors are kept at
-    both.
+    both. Over sequences of different lengths both have the same leaves.
 (e) Where all steps are a single leaf, one pass finds everything.
 
 Runs of a layer in one direction are 2 L each way where all states are kept. Here they

@@ -19,12 +19,14 @@ from tolerances import normwise_bound
 
 from bptt import (
     RNN,
+    Network,
     _backend,
     _errors_both,
     _layers_both,
     _sides,
     _sides_ragged,
 )
+from bptt.data import pad
 
 COMPILED = _backend.backend == "compiled"
 BITS = pytest.mark.skipif(not COMPILED, reason="NumPy orders its sums by the shape")
@@ -268,6 +270,29 @@ def test_each_cell_has_a_tape_where_all_states_are_kept():
     same_bits(z[..., :5], tape.tapes[4].z.reshape(30, 3, 5))
 
 
+@BITS
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_network_reads_the_last_states_within_a_budget(listed):
+    rng = np.random.default_rng(8)
+    net = Network(
+        3, 6, 2, num_layers=2, bidirectional=True, readout="last",
+        loss="squared_error", seed=1,
+    )  # fmt: skip
+    lengths = [500, 20, 333]
+    x = [rng.standard_normal((n, 3), np.float32) for n in lengths]
+    target = rng.standard_normal((3, 2), np.float32)
+    options = {}
+    if not listed:
+        x, options["lengths"] = pad(x)
+    kept, found = (
+        net.loss_and_gradients(x, target, **options, **budget)
+        for budget in ({}, {"checkpoint": 1})
+    )
+    assert kept[0] == found[0]
+    for name, grad in kept[1].params.items():
+        same_bits(found[1].params[name], grad)
+
+
 @pytest.mark.parametrize("layers", [2, 3])
 def test_the_schedule_tells_what_it_costs(layers, monkeypatch):
     rnn, x, z0, dz, _ = plain(layers, 1000, 3, **BOTH)
@@ -319,9 +344,10 @@ def check_least(rnn, x, z0, dz, **options):
 
 @pytest.mark.skipif(not COMPILED, reason="NumPy has arrays of its own for all steps")
 @pytest.mark.parametrize("lengths", [None, [3000, 2900, 50, 1500]])
-@pytest.mark.parametrize(("layers", "both"), [(1, False), (2, False), (2, True)])
-def test_rows_that_start_anew_are_counted(layers, both, lengths):
-    rnn, x, z0, dz, _ = plain(layers, 3000, 4, 1, 40, np.float32, bidirectional=both)
+@pytest.mark.parametrize(("layers", "H"), [(1, 12), (1, 40), (2, 12)])
+@pytest.mark.parametrize("both", [False, True])
+def test_rows_that_start_anew_are_counted(layers, H, both, lengths):
+    rnn, x, z0, dz, _ = plain(layers, 3000, 4, 1, H, np.float32, bidirectional=both)
     least = check_least(rnn, x, z0, dz, lengths=lengths)
     flags = np.random.default_rng(0).random((3000, 4)) < 0.8
     assert check_least(rnn, x, z0, dz, lengths=lengths, resets=flags) > least
