@@ -369,6 +369,8 @@ def add_starts(dz0: Array, V: Array, layout: Layout | None) -> None:
         return
     # Those of z0: a state of resets is a constant.
     mine = layout.restarts[:, 2] < len(dz0)
+    if not mine.any():
+        return
     da = layout.da_starts[mine]
     dz = np.empty_like(da)
     _backend.kernels.state_backward(V, da, dz)

@@ -40,6 +40,8 @@ class Parts:
         Where the parts begin, and the last one ends.
     layout : Layout
         That of `from_the_end`, with its starts.
+    known : dict, optional
+        The layouts of parts that all cells share, where they are kept.
 
     Attributes
     ----------
@@ -49,8 +51,15 @@ class Parts:
 
     first = None  # no row starts but by the layout
 
-    def __init__(self, form: Ragged, cuts: Array, layout: Layout) -> None:
+    def __init__(
+        self,
+        form: Ragged,
+        cuts: Array,
+        layout: Layout,
+        known: dict[int, Layout] | None = None,
+    ) -> None:
         self.form, self.cuts, self.count = form, cuts, len(cuts) - 1
+        self._known = known
         assert layout.starts is not None
         self.whole, self.behind = layout, len(layout.starts)
 
@@ -64,6 +73,13 @@ class Parts:
 
     def layout(self, i: int) -> Layout:
         """Return the layout of a part without its starts: all rows start anew."""
+        if self._known is None:
+            return self._layout(i)
+        if i not in self._known:
+            self._known[i] = self._layout(i)
+        return self._known[i]
+
+    def _layout(self, i: int) -> Layout:
         (t0, t1), T, B = self.bounds(i), self.form.T, self.form.B
         n = self.rows(t0)
         restarts, ends = (
@@ -121,6 +137,8 @@ class Uneven:
         self.form = form
         self.leaves = Leaves(form, None, steps)
         self.cuts = cuts_of(form, steps, chunk)
+        # Where all is one leaf it is not long, or there is room.
+        self._known: dict[int, Layout] | None = {} if self.leaves.count == 1 else None
         # Of what is kept at the borders, in one array for all.
         starts = range(0, form.T, steps)
         rows = [self.leaves.rows(t) for t in starts]
@@ -132,7 +150,7 @@ class Uneven:
         layout = starting(events, z0, reset_state)
         assert layout is not None
         if d:
-            return Parts(self.form, self.cuts, layout)
+            return Parts(self.form, self.cuts, layout, self._known)
         return Leaves(self.form, layout, self.leaves.steps)
 
     def start(self, kept: Array, d: int, z0: Array) -> None:
@@ -211,7 +229,8 @@ class _FromFirst:
         self.rows = ground.leaves.rows(stretch.t0)
         cells = self.rows + ground.cell(stretch, stretch.t1)
         self.states = room[:cells, :, : room.shape[-1] // 2]
-        self.layout = cell.leaves.layout(self.number)
+        leaves = cell.leaves
+        self.layout = leaves.whole if leaves.count == 1 else leaves.layout(self.number)
 
     def begin(self, kept: Array) -> None:
         before = self.before(kept)
