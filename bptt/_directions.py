@@ -230,13 +230,6 @@ def _joined(
     return np.concatenate(arrays)
 
 
-def beside(left: Array, right: Array) -> Array:
-    """Return the states of two directions side by side, read-only as they were."""
-    z = np.concatenate([left, right], axis=-1)
-    z.flags.writeable = False
-    return z
-
-
 def batch_shape(x: Any) -> tuple[int, ...]:
     """Return (B,), or () for one sequence."""
     if is_list(x):

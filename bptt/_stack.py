@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bptt import _both_ways, _errors_both, _layers, _layers_both
 from bptt._at_once import both
-from bptt._directions import Order, batch_shape, beside, in_order
+from bptt._directions import Order, batch_shape, in_order
 from bptt._dropout import draw, drop, drop_back
 from bptt._forms import is_list
 from bptt._layer_tapes import tapes_of
@@ -195,9 +195,7 @@ class Stack:
         budget: Mapping[str, Any],
         shape: tuple[int, ...],
     ) -> tuple[Array, StackTape]:
-        """Run one layer after the other; what dropout keeps of what each reads is drawn
-        by a function.
-        """
+        """Run one layer after the other, with dropout that a function draws."""
         tapes: list[Tape] = []
         masks: list[Array | None] = []
         z = x
@@ -221,7 +219,9 @@ class Stack:
             tapes += [tape for _, tape in new]
             z = new[0][0]
             if len(new) == 2 and not budget:
-                z = beside(z, order.reversal(new[1][0]))
+                # Side by side, and read-only as they were.
+                z = np.concatenate([z, order.reversal(new[1][0])], axis=-1)
+                z.flags.writeable = False
         z_last = np.array([tape.z_last for tape in tapes])
         done = StackTape(tuple(tapes), tuple(masks), z_last, shape, order)
         return z_last if budget else z, done
@@ -292,9 +292,7 @@ class Stack:
         generator: np.random.Generator | None,
         budget: Mapping[str, Any],
     ) -> Layers | LayersBoth:
-        """Run layers leaf by leaf, of which some states are kept or, in both directions
-        and without a budget, all.
-        """
+        """Run layers leaf by leaf; without a budget all states are kept."""
         options = {
             "activation": self.activation,
             "dropout": self.dropout,
