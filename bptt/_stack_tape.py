@@ -69,7 +69,8 @@ class StackTape:
     ----------
     tapes : sequence of Tape
         One for each cell. Of sequences with lengths of their own in both directions of
-        several layers they are made by another forward pass when they are asked for.
+        several layers they are made by another forward pass when they are asked for,
+        with the parameters as they are then.
         Where the layers are run again together, each of them runs
         all: its x is NaN where that is the states of the layer below.
     masks : sequence of ndarray or None
