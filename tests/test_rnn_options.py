@@ -306,8 +306,10 @@ def test_a_reset_at_a_first_step_is_none_of_the_next_sequence(form):
             found = z[ends[s] - n : ends[s]]
         else:
             found = z[s] if form == "list" else z[:n, s]
-        np.testing.assert_array_equal(found, one[0])
-        np.testing.assert_array_equal(tape.z_last[:, s], alone.z_last[:, 0])
+        bound = exact_bound(n + I + H)
+        np.testing.assert_allclose(found, one[0], bound, bound)
+        last = alone.z_last[:, 0]
+        np.testing.assert_allclose(tape.z_last[:, s], last, bound, bound)
 
 
 def test_one_sequence_has_a_flow_without_the_axis():
