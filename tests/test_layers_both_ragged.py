@@ -344,8 +344,10 @@ def check_least(rnn, x, z0, dz, **options):
 
 @pytest.mark.skipif(not COMPILED, reason="NumPy has arrays of its own for all steps")
 @pytest.mark.parametrize("lengths", [None, [3000, 2900, 50, 1500]])
-@pytest.mark.parametrize(("layers", "H"), [(1, 12), (1, 40), (2, 12)])
-@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize(
+    ("layers", "H", "both"),
+    [(1, 12, False), (1, 40, False), (2, 12, False), (2, 12, True), (2, 40, True)],
+)
 def test_rows_that_start_anew_are_counted(layers, H, both, lengths):
     rnn, x, z0, dz, _ = plain(layers, 3000, 4, 1, H, np.float32, bidirectional=both)
     least = check_least(rnn, x, z0, dz, lengths=lengths)
