@@ -1,27 +1,20 @@
-"""The two directions of a layer: time turned round, and both walked at once."""
+"""The two directions of a layer: time turned round."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bptt import _backend
 from bptt._forms import as_list, from_lengths, from_offsets, is_list
 from bptt._inputs import as_values
 from bptt._tape import ErrorFlow
-from bptt._threads import threads
 from bptt._validation import as_array, check_shape
 
 Array = NDArray[Any]
-R = TypeVar("R")
-
-# Multiplications of one direction below which a thread of Python's costs more than it
-# brings: to start and end takes it 0.1 ms, in which a core does a million or two.
-WORTH_A_THREAD = 1e7
 
 
 class Reversal:
@@ -37,14 +30,20 @@ class Reversal:
     """
 
     def __init__(self, lengths: Array | None = None, T: int | None = None) -> None:
-        self._index: tuple[Array, ...] | None = None
-        if lengths is not None and T is not None:
-            t, n = np.arange(T)[:, np.newaxis], lengths[np.newaxis]
-            self._index = np.where(t < n, n - 1 - t, t), np.arange(len(lengths))
-        elif lengths is not None:
-            ends = np.cumsum(lengths)
-            first_and_last = np.repeat(2 * ends - lengths - 1, lengths)
-            self._index = (first_and_last - np.arange(len(first_and_last)),)
+        self._lengths, self._T = lengths, T
+
+    @cached_property
+    def _index(self) -> tuple[Array, ...] | None:
+        # A number for each step: not made where layers are run leaf by leaf.
+        lengths = self._lengths
+        if lengths is None:
+            return None
+        if self._T is not None:
+            t, n = np.arange(self._T)[:, np.newaxis], lengths[np.newaxis]
+            return np.where(t < n, n - 1 - t, t), np.arange(len(lengths))
+        ends = np.cumsum(lengths)
+        first_and_last = np.repeat(2 * ends - lengths - 1, lengths)
+        return (first_and_last - np.arange(len(first_and_last)),)
 
     def __call__(self, array: Array) -> Array:
         """Return (T, B, ...) or (N, ...) with time turned round, if as a view.
@@ -62,6 +61,10 @@ class Reversal:
         turned = self(resets)
         later = np.zeros_like(turned)
         later[1:] = turned[:-1]
+        if self._lengths is not None and self._T is None:
+            # What stands before a first step belongs to another sequence.
+            first = np.cumsum(self._lengths) - self._lengths
+            later[first[self._lengths > 0]] = False
         return later
 
 
@@ -133,6 +136,11 @@ class Order:
         """Whether all sequences run from the first step to the last."""
         given = self._lengths, self._resets, self._offsets, self.reset_states
         return all(one is None for one in given)
+
+    @property
+    def uneven(self) -> bool:
+        """Whether sequences have lengths of their own."""
+        return self._lengths is not None or self._offsets is not None
 
     @property
     def resets(self) -> Array | None:
@@ -222,41 +230,9 @@ def _joined(
     return np.concatenate(arrays)
 
 
-def both(run: Callable[[int], R], rows: int, width: int, work: float) -> list[R]:
-    """Return [run(0), run(1)], at once where two threads are better spent so.
-
-    Parameters
-    ----------
-    run : callable
-        Computes one direction; its result does not depend on the number of threads.
-    rows, width : int
-        B and H. A call shares many rows, or columns of a wide layer, by itself.
-    work : float
-        Multiplications of one direction.
-    """
-    if work < WORTH_A_THREAD or not _backend.kernels.side_by_side(rows, width, work):
-        return [run(0), run(1)]
-    results: list[R] = []
-    errors: list[BaseException] = []
-
-    def other() -> None:
-        try:
-            with threads(1):
-                results.append(run(1))
-        except BaseException as error:
-            errors.append(error)
-
-    # One thread for one call: what is kept in a pool would not survive a fork.
-    worker = threading.Thread(target=other, name="bptt-direction")
-    try:
-        worker.start()
-    except RuntimeError:  # no more threads are to be had
-        return [run(0), run(1)]
-    try:
-        with threads(1):
-            first = run(0)
-    finally:
-        worker.join()
-    if errors:
-        raise errors[0]
-    return [first, *results]
+def batch_shape(x: Any) -> tuple[int, ...]:
+    """Return (B,), or () for one sequence."""
+    if is_list(x):
+        return (len(x),)
+    array = np.asarray(x)
+    return array.shape[1:] if array.dtype.kind in "iu" else array.shape[1:-1]

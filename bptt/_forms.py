@@ -38,6 +38,7 @@ class Rectangle:
     def __init__(self, T: int, B: int, batched: bool) -> None:
         self.T, self.B, self.S, self.batched = T, B, B, batched
         self.cells, self.shape = T * B, (T, B)
+        self.caller_rows = self.cells
         self.rows = (B,) if batched else ()
 
     def gather(
@@ -83,8 +84,8 @@ class Rectangle:
             return None
         step, row = np.nonzero(flags[first:])
         start = row + apart * self.S
-        restarts = np.stack([step + first, row, start], axis=1).astype(np.intp)
-        return Layout(restarts=np.ascontiguousarray(restarts))
+        restarts = np.stack([step + first, row, start], axis=1)
+        return Layout(restarts=restarts.astype(np.intp, copy=False))
 
     @property
     def first(self) -> Array:
@@ -119,6 +120,8 @@ class Ragged:
         self.name, self.lengths, self.steps = name, lengths, steps
         self.S, self.cells = len(lengths), int(lengths.sum())
         self.shape = (self.cells, 1)
+        # Of an array of the caller's, padding among them.
+        self.caller_rows = steps * self.S if name == "padded" else self.cells
         slot, start, ends = _slots(lengths)
         self.T, self.B = int(ends.max(initial=0)), len(ends)
         rank = np.zeros(max(1, self.B), np.intp)
@@ -181,7 +184,7 @@ class Ragged:
         if self.name != "padded":
             return np.empty((self.cells, 1, K), dtype)
         # Memory that is new is zero as it comes, and to write zeros would touch it all.
-        return np.zeros((self.steps * self.S, 1, K), dtype)
+        return np.zeros((self.caller_rows, 1, K), dtype)
 
     def shaped(self, rows: Array) -> Any:
         """Return rows as `gather` returns them in the caller's form."""
@@ -206,8 +209,7 @@ class Ragged:
     def scatter(self, cells: Array) -> Any:
         """Return cells (N, 1, ...) in the caller's form; zeros in the padding."""
         cells = cells.reshape(self.cells, *cells.shape[2:])
-        rows = self.steps * self.S if self.name == "padded" else self.cells
-        placed = np.zeros((rows, *cells.shape[1:]), cells.dtype)
+        placed = np.zeros((self.caller_rows, *cells.shape[1:]), cells.dtype)
         placed[self.place] = cells
         return self.shaped(placed[:, np.newaxis])
 
@@ -266,8 +268,8 @@ class Ragged:
         ends = np.stack([last, row, sequences], axis=1)
         return Layout(
             self.offsets,
-            restarts=_in_order(restarts),
-            ends=_in_order(ends),
+            restarts=ascending(restarts),
+            ends=ascending(ends),
             place=self.place,
             sequence=self.sequence if self.name == "list" else None,
         )
@@ -345,7 +347,7 @@ def _slots(lengths: Array) -> tuple[Array, Array, Array]:
     return slot, start, np.array(ends, np.intp)
 
 
-def _in_order(events: Array) -> Array | None:
+def ascending(events: Array) -> Array | None:
     if not len(events):
         return None
     order = np.lexsort((events[:, 1], events[:, 0]))

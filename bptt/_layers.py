@@ -35,9 +35,9 @@ from bptt._inputs import (
     as_steps,
     with_records,
 )
-from bptt._leaves import Leaves
+from bptt._leaves import Leaves, layout_of, starting
 from bptt._recompute import Schedule, Sizes
-from bptt._runs import Sums, as_recorded, flow_of, layout_of, leaf_of
+from bptt._runs import Sums, as_recorded, flow_of, leaf_of
 from bptt._tape import ErrorFlow, Gradients
 from bptt._validation import as_real, check_shape
 from bptt.activations import Activation
@@ -205,20 +205,19 @@ def forward(
         raise ValueError("reset_state needs resets, got None")
     if not dropout:
         generator = None
-    schedule = _recompute.plan(
-        _sizes(form, len(cells), I, H, dtype.itemsize, generator is not None),
-        memory=memory,
-        checkpoint=checkpoint,
-    )
+    events = layout_of(form, flags, apart=reset_states is not None)
+    if events is not None:
+        events = events._replace(place=None, sequence=None)
+    sizes = _sizes(form, len(cells), I, H, dtype.itemsize, generator is not None)
+    sizes = sizes.with_events(events)
+    schedule = _recompute.plan(sizes, memory=memory, checkpoint=checkpoint)
     masks, state, layers = [], [], []
     for k, (W, V, b) in enumerate(weights):
         if k > 0 and generator is not None:
-            masks.append(Bits(generator, _rows(form), H, dropout))
+            masks.append(Bits(generator, form.caller_rows, H, dropout))
         start = as_starts(None if z0 is None else z0[k], form, H, dtype)
         again = None if reset_states is None else reset_states[k]
-        layout = layout_of(form, flags, start, as_reset_state(again, form, H, dtype))
-        if layout is not None:
-            layout = layout._replace(place=None, sequence=None)
+        layout = starting(events, start, as_reset_state(again, form, H, dtype))
         leaves = Leaves(form, layout, schedule.steps)
         z = np.empty((leaves.room(), H), dtype)
         layers.append(Layer(W, V, b, z, start.copy(), leaves))
@@ -308,17 +307,10 @@ def _sizes(form: Form, L: int, I: int, H: int, itemsize: int, drops: bool) -> Si
     chunks = [_backend.kernels.chunk_steps(T, B, n, H, itemsize) for n in (I, H)]
     ragged = isinstance(form, Ragged)
     between = 2 * H + 2 * H * drops + 2 * I * ragged
-    beside = form.known_bytes + (L - 1) * _rows(form) * bytes_of_row(H) * drops
+    beside = form.known_bytes + (L - 1) * form.caller_rows * bytes_of_row(H) * drops
     chunk = min(T, lcm(*chunks))
     parts = _halves.sizes(form, H)
     return Sizes(T, B, max(I, H), H, itemsize, chunk, L, between, beside, **parts)
-
-
-def _rows(form: Form) -> int:
-    """Return how many rows an array of the caller's has, padding among them."""
-    if isinstance(form, Ragged) and form.name == "padded":
-        return form.steps * form.S
-    return form.cells
 
 
 def as_dz(dz: Any, form: Form, H: int, dtype: Any) -> Any:

@@ -22,6 +22,7 @@ class Leaves:
         self.whole = layout
         self.placed = layout is not None and layout.place is not None
         self.count = -(-self.T // steps)
+        self.first: Array | None = form.first  # the sequences that step 0 starts
 
     def bounds(self, i: int) -> tuple[int, int]:
         return i * self.steps, min(self.T, (i + 1) * self.steps)
@@ -102,3 +103,25 @@ def take_ends(z_end: Array, states: Array, layout: Layout | None) -> None:
         if layout.first is not None and layout.place is not None:
             cell = layout.place[cell - layout.rows(0)]
         z_end[sequence] = states[cell]
+
+
+def layout_of(form: Form, flags: Array | None, *, apart: bool) -> Layout | None:
+    """Return the layout of a layer, with the starts of resets apart from others."""
+    return form.layout(flags, 0 if apart else 1, apart=apart)
+
+
+def starting(
+    layout: Layout | None, z0: Array, reset_state: Array | None
+) -> Layout | None:
+    """Return a layout with the states that its sequences start from."""
+    if layout is None:
+        return None
+    starts = z0 if reset_state is None else np.concatenate([z0, reset_state])
+    return layout._replace(starts=starts)
+
+
+def with_room(layout: Layout | None, H: int, dtype: Any) -> Layout | None:
+    """Return a layout with room for da of the steps after its restarts."""
+    if layout is None or layout.restarts is None or layout.da_starts is not None:
+        return layout
+    return layout._replace(da_starts=np.empty((len(layout.restarts), H), dtype))

@@ -90,6 +90,18 @@ class Layout(NamedTuple):
         assert self.offsets is not None
         return int(self.offsets[step + 1] - self.offsets[step])
 
+    @property
+    def event_bytes(self) -> int:
+        """The bytes of what says which rows start anew and which end."""
+        events = self.restarts, self.ends
+        return sum(array.nbytes for array in events if array is not None)
+
+    def most_restarts(self, steps: int) -> int:
+        """Return how many there are in a chunk of so many steps, at most."""
+        if self.restarts is None:
+            return 0
+        return int(np.bincount(self.restarts[:, 0] // steps).max(initial=0))
+
     def between(self, t0: int, t1: int) -> Layout:
         """Return the layout of the steps from t0 up to t1."""
         offsets, skipped = self.offsets, 0
@@ -102,10 +114,10 @@ class Layout(NamedTuple):
             offsets = offsets[t0 : t1 + 1] - offsets[t0]
         return Layout(
             offsets,
-            _between(self.restarts, t0, t1, skipped),
+            events_between(self.restarts, t0, t1, skipped),
             self.starts,
             None,
-            _between(self.ends, t0, t1, skipped),
+            events_between(self.ends, t0, t1, skipped),
             place,
             sequence,
         )
@@ -166,7 +178,9 @@ class Flow(NamedTuple):
     dead: Array | None = None
 
 
-def _between(events: Array | None, t0: int, t1: int, skipped: int) -> Array | None:
+def events_between(
+    events: Array | None, t0: int, t1: int, skipped: int
+) -> Array | None:
     """Return the events of the steps from t0 up to t1, counted from there."""
     if events is None:
         return None

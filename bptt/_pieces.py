@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bptt._directions import batch_shape
 from bptt._forms import Rectangle, from_lengths, is_list
 from bptt._readout import spread, without_padding
 from bptt._sources import Resets
-from bptt._stack import batch_shape
 from bptt._validation import as_array, as_number, as_real
 
 Array = NDArray[Any]

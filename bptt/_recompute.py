@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from math import comb
 from typing import Any, NamedTuple, TypeVar
 
+from bptt._parts import Layout
 from bptt._validation import as_size
 
 S = TypeVar("S")
@@ -196,6 +197,8 @@ class Sizes(NamedTuple):
         own: 1 or 2.
     places : int
         Bytes that say where a cell of a leaf stands.
+    starts : int
+        Rows of a chunk that start anew, at most.
     """
 
     T: int
@@ -209,6 +212,23 @@ class Sizes(NamedTuple):
     beside: int = 0
     halves: int = 1
     places: int = 0
+    starts: int = 0
+
+    def with_events(self, *layouts: Layout | None) -> Sizes:
+        """Return the sizes with what layouts take, and the rows that start anew."""
+        known = [one for one in layouts if one is not None]
+        each = [one.event_bytes for one in known]
+        # To find them and to put them in order takes four times as much.
+        beside = self.beside + sum(each) + 4 * max(each, default=0)
+        starts = max((one.most_restarts(self.chunk) for one in known), default=0)
+        return self._replace(beside=beside, starts=starts)
+
+    @property
+    def start_bytes(self) -> int:
+        """The bytes that a row takes that starts anew in a leaf: its numbers, and da of
+        its first step and the gradient of its start, with a copy of each.
+        """
+        return 4 * 24 + 4 * self.H * self.itemsize
 
     @property
     def chunks(self) -> int:
@@ -227,7 +247,8 @@ class Sizes(NamedTuple):
         """Return the bytes of a leaf of m chunks: its states and what is beside."""
         cells = m * self.chunk * self.B
         entries = self.layers * self.H + self.between
-        return cells * (entries * self.itemsize + self.places)
+        states = cells * (entries * self.itemsize + self.places)
+        return states + m * self.starts * self.start_bytes
 
     @property
     def work_bytes(self) -> int:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bptt import _backend, _halves, _recompute
 from bptt._forms import Form, Ragged, Rectangle
-from bptt._leaves import Leaves, take_ends
+from bptt._leaves import Leaves, layout_of, starting, take_ends, with_room
 from bptt._parts import Flow, Layout
 from bptt._recompute import Schedule
 from bptt._tape import ErrorFlow, Gradients, Tape
@@ -117,7 +117,8 @@ def forward(
     checkpoint: int | None,
 ) -> tuple[Any, Run]:
     """Run forward over x in cells, from z0 (S, H); return the states, and the tape."""
-    layout = layout_of(form, flags, z0, reset_state)
+    layout = layout_of(form, flags, apart=reset_state is not None)
+    layout = starting(layout, z0, reset_state)
     T, B, (I, H) = form.T, form.B, W.shape
     z_end = z0.copy()
     arguments = (x, W, V, b)
@@ -155,6 +156,7 @@ def forward(
         T, B, I, H, W.itemsize, chunk,
         beside=form.known_bytes, **_halves.sizes(form, H),
     )  # fmt: skip
+    sizes = sizes.with_events(layout)
     schedule = _recompute.plan(sizes, memory=memory, checkpoint=checkpoint)
     leaves = Leaves(form, layout, schedule.steps)
     buffer = np.empty((leaves.room(), H), W.dtype)
@@ -231,18 +233,6 @@ def walk_back(run: Run, leaves: Leaves) -> Iterator[tuple[int, Array]]:
         yield i, leaves.states(i, run.z)
 
 
-def layout_of(
-    form: Form, flags: Array | None, z0: Array, reset_state: Array | None
-) -> Layout | None:
-    """Return the layout of a layer, with the states that its sequences start from."""
-    apart = reset_state is not None
-    layout = form.layout(flags, 0 if apart else 1, apart=apart)
-    if layout is None:
-        return None
-    starts = z0 if reset_state is None else np.concatenate([z0, reset_state])
-    return layout._replace(starts=starts)
-
-
 class Sums:
     """The gradients of a layer, summed up from the last leaf to the first.
 
@@ -286,15 +276,9 @@ class Sums:
         flow: Flow | None,
     ) -> None:
         """Run back over leaf i, of which everything but the sums is given."""
-        leaves, last = self.leaves, self.dz_last
+        leaves = self.leaves
         layout = with_room(layout, len(self.V), self.V.dtype)
-        if leaves.whole is not None and leaves.whole.ends is not None:
-            if layout is None or layout.ends is None:
-                last = None
-            elif last is None:
-                layout = layout._replace(ends=None)
-        elif i < leaves.count - 1:
-            last = None
+        layout, last = self.at_ends(layout, end=i == leaves.count - 1)
         rows = leaves.rows(leaves.bounds(i)[0])
         da_first = np.empty((rows, len(self.V)), self.V.dtype)
         self.dz_start = np.empty_like(da_first)
@@ -305,14 +289,27 @@ class Sums:
         )  # fmt: skip
         add_starts(self.dz0, self.V, layout)
 
+    def at_ends(
+        self, layout: Layout | None, *, end: bool
+    ) -> tuple[Layout | None, Array | None]:
+        """Return the layout of a part, and dz_last if there is an end for it within:
+        of one of the sequences, or of the run where all end with it.
+        """
+        whole, last = self.leaves.whole, self.dz_last
+        if whole is None or whole.ends is None:
+            return layout, last if end else None
+        if layout is None or layout.ends is None:
+            return layout, None
+        return layout if last is not None else layout._replace(ends=None), last
+
     def gradients(self, dx: Any) -> Gradients:
         """Return the sums, z0 in the caller's form, with a gradient of x."""
         form, dz0, last = self.form, self.dz0, self.dz_last
-        if self.dz_start is not None:
+        if self.dz_start is not None and self.leaves.first is not None:
             if self.leaves.whole is None:
                 dz0 = self.dz_start
             else:
-                np.add.at(dz0, form.first, self.dz_start)
+                np.add.at(dz0, self.leaves.first, self.dz_start)
         if last is not None:
             never = np.zeros(form.S, bool) if form.T else np.ones(form.S, bool)
             if isinstance(form, Ragged):
@@ -367,23 +364,19 @@ def asked(dz: Any, start: int, z: Array, batched: bool, dtype: Any) -> Array:
     return value.reshape(z.shape)
 
 
-def with_room(layout: Layout | None, H: int, dtype: Any) -> Layout | None:
-    """Return a layout with room for da of the steps after its restarts."""
-    if layout is None or layout.restarts is None:
-        return layout
-    return layout._replace(da_starts=np.empty((len(layout.restarts), H), dtype))
-
-
 def add_starts(dz0: Array, V: Array, layout: Layout | None) -> None:
     """Add the gradients of the starts of a leaf, from its last to its first."""
     if layout is None or layout.restarts is None or layout.da_starts is None:
         return
-    dz = np.empty_like(layout.da_starts)
-    _backend.kernels.state_backward(V, layout.da_starts, dz)
     # Those of z0: a state of resets is a constant.
     mine = layout.restarts[:, 2] < len(dz0)
+    if not mine.any():
+        return
+    da = layout.da_starts[mine]
+    dz = np.empty_like(da)
+    _backend.kernels.state_backward(V, da, dz)
     # One after another in this order, which is that of a run in one piece.
-    np.add.at(dz0, layout.restarts[mine][::-1, 2], dz[mine][::-1])
+    np.add.at(dz0, layout.restarts[mine][::-1, 2], dz[::-1])
 
 
 def flow_of(flow: Flow | None, leaves: Leaves, i: int) -> Flow | None:

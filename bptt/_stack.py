@@ -3,8 +3,9 @@
 (a) A cell is one layer in one direction: `forward` and `backward` with parameters of
     its own. Cells count layer by layer, the direction from the first step first.
 (b) The direction that reads from the end gets its input turned round in time, and its
-    states are turned back: by strides (`_both_ways.py`), or where sequences have ends
-    and resets of their own by one copy each way.
+    states are turned back: by strides (`_both_ways.py`), or where sequences have resets
+    of their own, or ends and a single layer, by one copy each way. Several layers over
+    sequences of their own lengths are one leaf of `_layers_both.py`.
 (c) The next layer reads the states of both directions side by side, with dropout.
 
 Time is the first axis here, and who calls has checked the arguments.
@@ -12,7 +13,7 @@ Time is the first axis here, and who calls has checked the arguments.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bptt import _both_ways, _errors_both, _layers, _layers_both
-from bptt._directions import Order, both, in_order
+from bptt._at_once import both
+from bptt._directions import Order, batch_shape, in_order
 from bptt._dropout import draw, drop, drop_back
 from bptt._forms import is_list
 from bptt._layer_tapes import tapes_of
@@ -28,7 +30,7 @@ from bptt._layers import Layers
 from bptt._layers_both import LayersBoth
 from bptt._parameters import Shapes, names_of_cells, shapes_of_cells
 from bptt._runs import Run
-from bptt._stack_tape import StackGradients, StackTape
+from bptt._stack_tape import Later, StackGradients, StackTape, named
 from bptt._validation import as_array, as_real, check_shape
 from bptt.activations import Activation
 from bptt.recurrence import (
@@ -149,14 +151,58 @@ class Stack:
             z_last = layers.z_last
             each = tapes_of(layers) if isinstance(layers, Layers) else ()
             return z_last, StackTape(each, (), z_last, shape, order, layers)
+        if self.directions == 2 and self.num_layers > 1 and order.uneven:
+            return self._uneven(params, x, z0, order, generator, shape)
+
+        def draws(layer: int, z: Array) -> Array | None:
+            if generator is None or not self.dropout:
+                return None
+            return draw(generator, z.shape, self.dropout)
+
+        return self._forward_layers(params, x, z0, order, draws, budget, shape)
+
+    def _uneven(
+        self,
+        params: Mapping[str, Array],
+        x: Array,
+        z0: States,
+        order: Order,
+        generator: np.random.Generator | None,
+        shape: tuple[int, ...],
+    ) -> tuple[Array, StackTape]:
+        """Run all layers in both directions over sequences of different lengths, which
+        is one leaf: its cells are walked both ways without a copy for each.
+        """
+        run = self._layers(params, x, z0, order, generator, NOTHING)
+        assert isinstance(run, LayersBoth)
+        masks = Later(self.num_layers - 1, lambda: run.all_masks(shape))
+
+        def drawn(layer: int, z: Array) -> Array | None:
+            mask: Array | None = masks[layer - 1]
+            return mask
+
+        arguments = params, x, z0, order, drawn, NOTHING, shape
+        tapes = Later(self.cells, lambda: self._forward_layers(*arguments)[1].tapes)
+        return run.all_states(), StackTape(tapes, masks, run.z_last, shape, order, run)
+
+    def _forward_layers(
+        self,
+        params: Mapping[str, Array],
+        x: Array,
+        z0: States,
+        order: Order,
+        draws: Callable[[int, Array], Array | None],
+        budget: Mapping[str, Any],
+        shape: tuple[int, ...],
+    ) -> tuple[Array, StackTape]:
+        """Run one layer after the other, with dropout that a function draws."""
         tapes: list[Tape] = []
         masks: list[Array | None] = []
         z = x
         for layer in range(self.num_layers):
             if layer > 0:
-                mask = None
-                if generator is not None and self.dropout:
-                    mask = draw(generator, z.shape, self.dropout)
+                mask = draws(layer, z)
+                if mask is not None:
                     z = drop(z, mask, self.dropout)
                 masks.append(mask)
             if self.directions == 2 and order.plain and not budget:
@@ -173,10 +219,12 @@ class Stack:
             tapes += [tape for _, tape in new]
             z = new[0][0]
             if len(new) == 2 and not budget:
-                z = _beside(z, order.reversal(new[1][0]))
+                # Side by side, and read-only as they were.
+                z = np.concatenate([z, order.reversal(new[1][0])], axis=-1)
+                z.flags.writeable = False
         z_last = np.array([tape.z_last for tape in tapes])
-        z = z_last if budget else z
-        return z, StackTape(tuple(tapes), tuple(masks), z_last, shape, order)
+        done = StackTape(tuple(tapes), tuple(masks), z_last, shape, order)
+        return z_last if budget else z, done
 
     def backward(
         self,
@@ -206,8 +254,8 @@ class Stack:
             last = None if dz_last is None else dz_last[0]
             one, seen = _back(tape.tapes[0], dz, last, need_x_grad, error)
             dx = one.x if one.x is None else tape.order.split(one.x)
-            named = StackGradients(_named(one, "WVb"), one.z0[np.newaxis], dx)
-            return named, tape.order.flows([seen])
+            mine = StackGradients(named(one, "WVb"), one.z0[np.newaxis], dx)
+            return mine, tape.order.flows([seen])
         if tape.layers is not None:
             return self._layers_back(tape, tape.layers, dz, dz_last, need_x_grad, error)
         D = self.directions
@@ -222,7 +270,7 @@ class Stack:
             new = self._backward_layer(tape, cells, dz, last, need, error)
             for cell, (grads, seen) in zip(range(self.cells)[cells], new, strict=True):
                 dz0[cell], flows[cell] = grads.z0, seen
-                params |= _named(grads, self.names()[cell])
+                params |= named(grads, self.names()[cell])
             dz = new[0][0].x
             if dz is not None and D == 2:
                 assert new[1][0].x is not None
@@ -244,7 +292,7 @@ class Stack:
         generator: np.random.Generator | None,
         budget: Mapping[str, Any],
     ) -> Layers | LayersBoth:
-        """Run layers that keep some of their states leaf by leaf."""
+        """Run layers leaf by leaf; without a budget all states are kept."""
         options = {
             "activation": self.activation,
             "dropout": self.dropout,
@@ -253,11 +301,10 @@ class Stack:
             **budget,
         }
         cells = [self._cell(params, cell) for cell in range(self.cells)]
+        options |= order.options(0)
         if self.directions == 1:
-            return _layers.forward(x, cells, z0, **order.options(0), **options)
-        return _layers_both.forward(
-            x, cells, z0, options=[order.options(d) for d in (0, 1)], **options
-        )
+            return _layers.forward(x, cells, z0, **options)
+        return _layers_both.forward(x, cells, z0, **options)
 
     def _layers_back(
         self,
@@ -268,15 +315,15 @@ class Stack:
         need_x_grad: bool,
         error: Mapping[str, Any],
     ) -> tuple[StackGradients, tuple[ErrorFlow, ...]]:
-        """Run backwards leaf by leaf through layers that keep some of their states."""
+        """Run backwards leaf by leaf."""
         run: Any = _layers.backward if self.directions == 1 else _errors_both.backward
         grads, flows = run(layers, dz, dz_last, need_x_grad=need_x_grad, **error)
         params: dict[str, Array] = {}
         for one, names in zip(grads, self.names(), strict=True):
-            params |= _named(one, names)
+            params |= named(one, names)
         dz0, dx = np.array([one.z0 for one in grads]), grads[0].x
         dx = dx if dx is None else tape.order.split(dx)
-        return StackGradients(params, dz0, dx), tape.order.flows(flows, self.directions)
+        return StackGradients(params, dz0, dx), tape.order.flows(flows)
 
     def _forward_layer(
         self,
@@ -350,24 +397,3 @@ def _back(
     """Return the gradients of a cell, and what was recorded of the error."""
     back = backward(tape, dz, dz_last=dz_last, need_x_grad=need_x_grad, **error)
     return back if error.get("record") else (back, None)
-
-
-def _named(grads: Gradients, names: Sequence[str]) -> dict[str, Array]:
-    """Return the gradients of the parameters of a cell under their names."""
-    leaves = zip(names, grads[:3], strict=True)
-    return {name: leaf for name, leaf in leaves if leaf is not None}
-
-
-def _beside(left: Array, right: Array) -> Array:
-    """Return the states of two directions side by side, read-only as they were."""
-    z = np.concatenate([left, right], axis=-1)
-    z.flags.writeable = False
-    return z
-
-
-def batch_shape(x: Any) -> tuple[int, ...]:
-    """Return (B,), or () for one sequence."""
-    if is_list(x):
-        return (len(x),)
-    array = np.asarray(x)
-    return array.shape[1:] if array.dtype.kind in "iu" else array.shape[1:-1]

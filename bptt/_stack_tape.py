@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple, TypeVar
 
 from numpy.typing import NDArray
 
@@ -11,9 +13,34 @@ from bptt._directions import Order
 from bptt._layers import Layers
 from bptt._layers_both import LayersBoth
 from bptt._recompute import Schedule
-from bptt._tape import Tape
+from bptt._tape import Gradients, Tape
 
 Array = NDArray[Any]
+R = TypeVar("R")
+
+
+class Later(Sequence[R]):
+    """Things of which the number is known, that are made when one is asked for.
+
+    Parameters
+    ----------
+    count : int
+    make : callable
+        Returns them all.
+    """
+
+    def __init__(self, count: int, make: Callable[[], Sequence[R]]) -> None:
+        self._count, self._make = count, make
+
+    @cached_property
+    def _made(self) -> tuple[R, ...]:
+        return tuple(self._make())
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, which: Any) -> Any:
+        return self._made[which]
 
 
 class StackGradients(NamedTuple):
@@ -40,10 +67,13 @@ class StackTape:
 
     Attributes
     ----------
-    tapes : tuple of Tape
-        One for each cell. Where the layers are run again together, each of them runs
+    tapes : sequence of Tape
+        One for each cell. Of sequences with lengths of their own in both directions of
+        several layers they are made by another forward pass when they are asked for,
+        with the parameters as they are then.
+        Where the layers are run again together, each of them runs
         all: its x is NaN where that is the states of the layer below.
-    masks : tuple of ndarray or None
+    masks : sequence of ndarray or None
         What dropout kept of the states of each layer but the last; None where it
         dropped nothing.
     z_last : ndarray of shape (L, B, H) or (L, H)
@@ -53,11 +83,11 @@ class StackTape:
         That of the states of the last layer, time first.
     order : Order
     layers : Layers, LayersBoth or None
-        The layers, where they keep only some of their states.
+        The layers, where they are run leaf by leaf, be it in a single one.
     """
 
-    tapes: tuple[Tape, ...]
-    masks: tuple[Array | None, ...]
+    tapes: Sequence[Tape]
+    masks: Sequence[Array | None]
     z_last: Array
     shape: tuple[int, ...]
     order: Order
@@ -81,3 +111,9 @@ class StackTape:
         if self.layers is not None:
             return f"{type(self).__name__}({self.layers!r})"
         return f"{type(self).__name__}({len(self.tapes)} of {self.tapes[0]!r})"
+
+
+def named(grads: Gradients, names: Sequence[str]) -> dict[str, Array]:
+    """Return the gradients of the parameters of a cell under their names."""
+    leaves = zip(names, grads[:3], strict=True)
+    return {name: leaf for name, leaf in leaves if leaf is not None}

@@ -15,7 +15,7 @@
 (d) Sums over time are those of a run whose states are all kept, so a direction's own
     errors are found in leaves of whole chunks, which begin at its own first step. Where
     the leaves of the other direction have other borders, states and errors are kept at
-    both.
+    both. Over sequences of different lengths both have the same leaves.
 (e) Where all steps are a single leaf, one pass finds everything.
 
 Runs of a layer in one direction are 2 L each way where all states are kept. Here they
@@ -110,7 +110,11 @@ def borders_of(T: int, steps: int) -> Array:
 
 
 def plan(
-    sizes: Sizes, *, memory: int | None = None, checkpoint: int | None = None
+    sizes: Sizes,
+    *,
+    memory: int | None = None,
+    checkpoint: int | None = None,
+    shared: bool = False,
 ) -> Schedule:
     """Return the schedule of leaves that a budget holds; see `_recompute.plan`.
 
@@ -119,6 +123,8 @@ def plan(
     sizes : Sizes
         With as many layers as there are cells.
     memory, checkpoint : int, optional
+    shared : bool
+        Whether both directions have the same leaves, so that of (d) nothing is done.
 
     Raises
     ------
@@ -127,8 +133,8 @@ def plan(
     """
     if memory is None:
         assert checkpoint is not None
-        return _schedule(sizes, sizes.chunks_of(checkpoint))
-    found = [(m, _schedule(sizes, m)) for m in candidates(sizes.chunks)]
+        return _schedule(sizes, sizes.chunks_of(checkpoint), shared)
+    found = [(m, _schedule(sizes, m, shared)) for m in candidates(sizes.chunks)]
     fit = [(m, one) for m, one in found if one.peak_bytes <= memory]
     if not fit:
         raise BudgetError(min(one.peak_bytes for _, one in found), memory)
@@ -138,11 +144,11 @@ def plan(
     return longest_cached(sizes, fit)
 
 
-def _schedule(sizes: Sizes, m: int) -> Schedule:
+def _schedule(sizes: Sizes, m: int, shared: bool) -> Schedule:
     """Return the schedule of leaves of m chunks."""
     steps, T, L = m * sizes.chunk, sizes.T, sizes.layers // 2
-    leaves = -(-T // steps)
-    borders = 2 if leaves == 1 else leaves + 1 if T % steps == 0 else 2 * leaves
+    leaves, shared = -(-T // steps), shared or T % steps == 0
+    borders = 2 if leaves == 1 else leaves + 1 if shared else 2 * leaves
     # A state and da at each; both directions of a layer run at the same time.
     peak = sizes.fixed_bytes(m) + sizes.second_bytes + 2 * borders * sizes.border
     extra = extra_back = 0
@@ -151,7 +157,7 @@ def _schedule(sizes: Sizes, m: int) -> Schedule:
         back = [one.needed for one in passes_back(L, leaves)]
         again = sum(len(run_again(L, needed)) for needed in back)
         # Of each whole leaf the steps behind the border of the other direction.
-        twice = (leaves - 1) * (-T % steps) * 2 * (L - 1)
+        twice = 0 if shared else (leaves - 1) * (-T % steps) * 2 * (L - 1)
         extra = T * (runs + again - 2 * L) // (2 * L)
         extra_back = (T * (runs - 2 * L) + twice) // (2 * L)
     return Schedule(steps, leaves, borders, peak, extra, extra_back)

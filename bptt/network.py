@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from bptt import _network_file, _parameters, initializers, losses, serialization
+from bptt._directions import batch_shape
 from bptt._inputs import NO_CLIP, ErrorClip, as_error_clip
 from bptt._parameters import Init, Shapes
 from bptt._readout import (
@@ -29,7 +30,7 @@ from bptt._readout import (
     targets_of,
     with_readout,
 )
-from bptt._stack import NOTHING, States, batch_shape
+from bptt._stack import NOTHING, States
 from bptt._stack_inputs import as_network_budgets, as_stack, forward_within
 from bptt._stack_tape import StackGradients, StackTape
 from bptt._validation import as_size, check_choice

@@ -169,7 +169,7 @@ class RNN:
             `bptt.forward`: so many bytes for those of all layers, and for what dropout
             keeps, a bit for each state. Of two directions of a single layer each has
             half. Several layers in both directions take more than one extra pass, as
-            ``tape.schedule`` tells, and sequences of one length.
+            ``tape.schedule`` tells.
         checkpoint : int, optional
             Keep only the states so many steps apart, likewise.
         training : bool, default False

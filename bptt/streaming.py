@@ -31,8 +31,9 @@ from numpy.typing import ArrayLike, NDArray
 from bptt import _backend, _sources
 from bptt._forms import Rectangle
 from bptt._inputs import as_flow, as_input, as_reset_state, as_rows, with_records
+from bptt._leaves import with_room
 from bptt._parts import Flow, Layout
-from bptt._runs import add_starts, with_room
+from bptt._runs import add_starts
 from bptt._sources import Source, StreamChangedError
 from bptt._tape import ErrorFlow, Gradients, as_error_flow
 from bptt._totals import Totals

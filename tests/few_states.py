@@ -1,6 +1,9 @@
 """What layers that keep few of their states are compared with: those that keep all."""
 
+import inspect
+import sys
 import tracemalloc
+import types
 
 import numpy as np
 import pytest
@@ -198,3 +201,19 @@ def check_memory(case, **options):
         assert tape.schedule.peak_bytes <= memory
         assert most <= memory
         assert memory < stored / 6
+
+
+def plant(monkeypatch, module, old, new):
+    """Change one place of the text of a module, for all of the package."""
+    source, name = inspect.getsource(module), "module_with_a_bug"
+    assert source.count(old) == 1, f"{old!r} must stand once"
+    other = types.ModuleType(name)
+    monkeypatch.setitem(sys.modules, name, other)
+    exec(compile(source.replace(old, new), "planted", "exec"), other.__dict__)
+    users = [m for n, m in sys.modules.items() if n.startswith("bptt.")]
+    for user in users:
+        for key, value in list(vars(user).items()):
+            if value is module:
+                monkeypatch.setattr(user, key, other)
+            elif getattr(value, "__module__", None) == module.__name__:
+                monkeypatch.setattr(user, key, vars(other)[key])

@@ -21,9 +21,11 @@ LEVELS = [
     },
     {"_kernels", "_reference"},
     {"_backend"},
-    {"_forms", "_totals"},
+    {"_at_once", "_forms", "_totals"},
     {"_halves", "_leaves", "_zigzag"},
     {"clipping", "_inputs", "_runs", "_sources"},
+    {"_sides"},
+    {"_sides_ragged"},
     {"_layers", "_layers_both", "recurrence", "streaming"},
     {"_errors_both", "_layer_tapes", "flow", "initializers", "losses", "schedules"},
     {

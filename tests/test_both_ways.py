@@ -12,7 +12,7 @@ from proof import random_case
 from ragged import same_bits
 
 import bptt
-from bptt import RNN, _directions, _reference
+from bptt import RNN, _at_once, _reference
 from bptt._backend import kernels
 from bptt.activations import Activation
 
@@ -150,13 +150,13 @@ def test_two_python_threads_give_the_same_bits(monkeypatch):
         expected = run(rnn, lengths=[150, 120])
     started = []
 
-    class Thread(_directions.threading.Thread):
+    class Thread(_at_once.threading.Thread):
         def start(self):
             started.append(self.name)
             super().start()
 
-    monkeypatch.setattr(_directions, "WORTH_A_THREAD", 0)
-    monkeypatch.setattr(_directions.threading, "Thread", Thread)
+    monkeypatch.setattr(_at_once, "WORTH_A_THREAD", 0)
+    monkeypatch.setattr(_at_once.threading, "Thread", Thread)
     with bptt.threads(2):
         same_bits(run(rnn, lengths=[150, 120]), expected)
         assert started == ["bptt-direction"] * 6
@@ -173,7 +173,7 @@ def test_an_error_in_either_direction_is_raised(wrong):
         return d
 
     with bptt.threads(2), pytest.raises(MemoryError, match=f"direction {wrong}"):
-        _directions.both(run, 1, 1, 1e9)
+        _at_once.both(run, 1, 1, 1e9)
 
 
 @COMPILED
@@ -184,9 +184,9 @@ def test_where_no_thread_is_to_be_had_one_does_all(monkeypatch):
         tried.append(self)
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(_directions.threading.Thread, "start", start)
+    monkeypatch.setattr(_at_once.threading.Thread, "start", start)
     with bptt.threads(2):
-        assert _directions.both(lambda d: d, 1, 1, 1e9) == [0, 1]
+        assert _at_once.both(lambda d: d, 1, 1, 1e9) == [0, 1]
     assert len(tried) == 1
 
 

@@ -310,12 +310,12 @@ def test_jvp_and_vjp_are_transposes(budget, ragged, resets):
     assert abs(left - sum(right)) <= exact_bound(1000) * size
 
 
-def enough(batch, budget):
+def enough(batch, budget, resets=True):
     """Return the options of a budget, the least there may be where that is asked."""
     if budget.get("memory") != "least":
         return budget
     with pytest.raises(ValueError, match="memory must be at least") as least:
-        a_tape(batch, "padded", memory=1)
+        a_tape(batch, "padded", resets, memory=1)
     return {"memory": int(1.02 * int(str(least.value).split()[5]))}
 
 
@@ -326,7 +326,7 @@ def enough(batch, budget):
 def test_a_recomputed_run_has_the_bits_of_one_that_is_kept(budget, resets, dtype):
     batch = a_batch(3, dtype, [700] * 3, resets)
     kept = a_tape(batch, "padded", resets)
-    options = {"resets": resets, **enough(batch, budget)}
+    options = {"resets": resets, **enough(batch, budget, resets)}
     other = a_tape(batch, "padded", **options)
     assert other.schedule.leaves > 2
     dz = batch.pad(batch.dz, 0)

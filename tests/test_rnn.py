@@ -94,7 +94,10 @@ BUGS = {
     "dz of the other columns": ("dz[..., :H], dz[::-1", "dz[..., H:], dz[::-1"),
     "dz is not turned in its columns": ("dz[::-1, ..., H:]", "dz[..., H:].copy()"),
     "dz_last of the other one": ("else dz_last\n", "else dz_last[::-1]\n"),
-    "the directions are swapped": ("[left, right]", "[right, left]"),
+    "the directions are swapped": (
+        "[z, order.reversal(new[1][0])]",
+        "[order.reversal(new[1][0]), z]",
+    ),
     "the states are not turned back": ("order.reversal(new[1][0])", "new[1][0]"),
     "nothing is turned round": ("order.reversal(x) if d else x", "x"),
     "dz is not turned round": ("tape.order.reversal(dz[..., H:])", "dz[..., H:]"),

@@ -99,7 +99,7 @@ BUGS = [
 
 @pytest.mark.parametrize(("name", "wrong"), BUGS)
 def test_a_planted_bug_is_found(name, wrong, rng, monkeypatch):
-    rnn = make(rng)
+    rnn = make(rng, layers=1)  # of which each direction reads a copy
     case, options = make_case(rng, rnn, resets=True)
     check(rnn, case, options)
     monkeypatch.setattr(_directions.Reversal, name, wrong)

@@ -55,21 +55,26 @@ def leaves(z, tape, back):
     return found | grads.params
 
 
-def run(rnn, case, form, **back):
-    options = {"list": list, "padded": case.pad, "values": case.join}
-    turn = options[form]
-    extra = {}
+def turns(case):
+    """Return what brings a list into each form."""
+    return {"list": list, "padded": case.pad, "values": case.join}
+
+
+def in_form(rnn, case, form, **options):
+    turn = turns(case)[form]
     if form == "padded":
-        extra["lengths"] = case.lengths
+        options["lengths"] = case.lengths
     elif form == "values":
-        extra["offsets"] = np.concatenate([[0], np.cumsum(case.lengths)])
+        options["offsets"] = np.concatenate([[0], np.cumsum(case.lengths)])
     resets = None if case.resets is None else turn(case.resets)
-    z, tape = rnn.forward(turn(case.x), case.z0, resets=resets, **extra)
-    return leaves(
-        z,
-        tape,
-        rnn.backward(tape, turn(case.dz), dz_last=case.dz_last, record=True, **back),
-    )
+    return rnn.forward(turn(case.x), case.z0, resets=resets, **options)
+
+
+def run(rnn, case, form, **back):
+    z, tape = in_form(rnn, case, form)
+    dz = turns(case)[form](case.dz)
+    grads = rnn.backward(tape, dz, dz_last=case.dz_last, record=True, **back)
+    return leaves(z, tape, grads)
 
 
 def check_forms(rnn, case):
@@ -120,7 +125,7 @@ def wrong_way(self, array):
 
 @pytest.mark.parametrize("bug", [wrong_end, wrong_way])
 def test_a_planted_bug_is_found(bug, monkeypatch):
-    rnn = make(2)
+    rnn = make()  # a single layer, of which each direction reads a copy
     case = Case(rnn, LENGTHS)
     right = _directions.Reversal.__call__
 
@@ -282,6 +287,29 @@ def test_resets_may_have_a_state_of_their_own(both, shared):
     if both:
         expected[1::2] = parts[1][1].z0[1::2]
     np.testing.assert_allclose(grads.z0, expected, atol=bound)
+
+
+@pytest.mark.parametrize("form", ["list", "padded", "values"])
+def test_a_reset_at_a_first_step_is_none_of_the_next_sequence(form):
+    rnn = make()
+    case = Case(rnn, LENGTHS)
+    for flags in case.resets:
+        flags[:1] = True
+    z, tape = in_form(rnn, case, form, reset_state=case.dz_last)
+    ends = np.cumsum(case.lengths)
+    for s, n in enumerate(case.lengths):
+        one, alone = rnn.forward(
+            [case.x[s]], case.z0[:, s : s + 1], resets=[case.resets[s]],
+            reset_state=case.dz_last[:, s : s + 1],
+        )  # fmt: skip
+        if form == "values":
+            found = z[ends[s] - n : ends[s]]
+        else:
+            found = z[s] if form == "list" else z[:n, s]
+        bound = exact_bound(n + I + H)
+        np.testing.assert_allclose(found, one[0], bound, bound)
+        last = alone.z_last[:, 0]
+        np.testing.assert_allclose(tape.z_last[:, s], last, bound, bound)
 
 
 def test_one_sequence_has_a_flow_without_the_axis():
