@@ -270,7 +270,10 @@ cdef void backward_steps(
         da_rows = at(l, da, (cells - x0) * P)
         z_t = state_after(l, z, t - 1)
         record.row = cells - x0
-        if own_records(l, n):
+        if in_pieces(l, n):
+            record.row = piece(l, t1 - t0, tid, n)
+            record.row += (mine.r1 - mine.r0) * (t - 1 - t0) - mine.r0
+        elif own_records(l, n):
             record.row = own_record(mine, rows, together(rows) - kept - 1, tid)
             record.row -= mine.r0    # from which step_backward counts
         if alone and t < T:
@@ -296,7 +299,10 @@ cdef void backward_steps(
     if mine.others != NULL:
         wait_for(&l.barrier, tid, n)
     if measured != NULL:
-        if not own_records(l, n):
+        if in_pieces(l, n):
+            meet(l, tid, n)
+            add_up_pieces(l, k, &record, c, tid, n)
+        elif not own_records(l, n):
             record.row, cells = 0, cells_before(l, t1) - x0
             rows = l.B if l.half else cells
             k.flow_record(measured, H, split(cells, tid, n), split(cells, tid + 1, n),

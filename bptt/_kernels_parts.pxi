@@ -260,7 +260,21 @@ cdef void treat_errors(
 
 cdef inline bint own_records(const Layer *l, int n) noexcept nogil:
     """Whether each thread measures whole rows of the steps, and adds up its own."""
-    return l.plan.split == ROWS or n == 1
+    return n == 1 or (l.plan.split == ROWS and not in_pieces(l, n))
+
+
+cdef inline bint in_pieces(const Layer *l, int n) noexcept nogil:
+    """Whether it measures so few rows that its results would share lines with those of
+    others: then each adds up some steps of a chunk, when all are measured."""
+    return l.plan.split == ROWS and n > 1 and not (
+        own_products(l, n) or l.offsets != NULL)
+
+
+cdef inline Py_ssize_t piece(
+    const Layer *l, Py_ssize_t steps, int tid, int n
+) noexcept nogil:
+    """Where the measures of a thread's own rows of so many steps stand."""
+    return split(l.B, tid, n) * steps + RECORDS_APART * tid
 
 
 cdef inline Py_ssize_t together(Py_ssize_t rows) noexcept nogil:
@@ -287,6 +301,22 @@ cdef void add_up(
         k.flow_record(record, l.H, 0, steps * m, m,
                       rows if l.offsets != NULL else l.record_step,
                       l.norms + first, l.saturated + first)
+
+
+cdef void add_up_pieces(
+    Layer *l, const Kernels *k, Record *record, Py_ssize_t c, int tid, int n
+) noexcept nogil:
+    """Add up the measures of all rows, of a share of the steps of a chunk."""
+    cdef Py_ssize_t t0 = start_of(l, c), steps = start_of(l, c + 1) - t0
+    cdef Py_ssize_t first = split(steps, tid, n), end = split(steps, tid + 1, n)
+    cdef Py_ssize_t r0, m, at
+    cdef int of
+    for of in range(n):
+        r0, m = split(l.B, of, n), split(l.B, of + 1, n) - split(l.B, of, n)
+        record.row = piece(l, steps, of, n) + m * first
+        at = (t0 + first) * l.record_step + r0
+        k.flow_record(record, l.H, 0, m * (end - first), m, l.record_step,
+                      l.norms + at, l.saturated + at)
 
 
 cdef void lay_out_record(Layer *l, char *base, size_t *used) noexcept nogil:
