@@ -92,6 +92,8 @@ cdef extern from "pool.h" nogil:
     int run_on_threads "bptt_pool_run"(
         Body body, void *ctx, int threads, double patience)
     double seconds "bptt_seconds"()
+    double longest_wait "bptt_wait_longest"()
+    void wait_is "bptt_wait_is"(double seconds)
 
 cdef extern from "dispatch.h" nogil:
     ctypedef struct Isa "bptt_isa":

@@ -40,6 +40,11 @@ double bptt_wait_longest(void)
     return longest_wait;
 }
 
+void bptt_wait_is(double seconds)
+{
+    longest_wait = seconds;
+}
+
 void bptt_wait_forget(void)
 {
     longest_wait = 0;

@@ -38,6 +38,11 @@ int bptt_barrier_await_until(bptt_barrier *barrier, int tid, int nthreads, doubl
 /* Arrives and awaits. */
 void bptt_barrier_wait(bptt_barrier *barrier, int tid, int nthreads);
 
+/* The longest wait of this thread in the call it is in, in seconds; and what it is to
+ * be taken for, where it was for one that had more to do. */
+double bptt_wait_longest(void);
+void bptt_wait_is(double seconds);
+
 /* One thread says in which turn of a loop, counted from 1, all are to stop; each asks
  * after the barrier of that turn. */
 void bptt_barrier_stop(bptt_barrier *barrier, ptrdiff_t turn);

@@ -71,7 +71,6 @@ static inline double waited(const waiting *w)
 /* The longest wait of this thread, at barriers or noted, since it was last forgotten.
  */
 void bptt_wait_note(const waiting *w);
-double bptt_wait_longest(void);
 void bptt_wait_forget(void);
 
 #endif
