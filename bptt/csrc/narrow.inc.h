@@ -145,8 +145,9 @@ INLINE void narrow_backward(const int code, const int nv, const int alone,
     const vreal low = v_set1(record ? (real)record->threshold : 0);
     const vmask lanes = tail_lanes(last);
     vreal least = v_set1((real)INFINITY), dead[ROW_VECTORS];
-    const measures to = measures_of(record);
-    const ptrdiff_t at = record ? record->row : 0;
+    /* Not of a row that is alone, where what has no register is stored at each step:
+     * stores come one after the other, and those of rows wait for another core. */
+    const measures known = measures_of(alone ? NULL : record);
     const int counted = FLAT(code) ? nv : 0;
     UNROLL
     for (int v = 0; v < counted; v++)
@@ -182,8 +183,8 @@ INLINE void narrow_backward(const int code, const int nv, const int alone,
             v_store(rows + v / 2 * rows_panel + v % 2 * VLEN, a);
         }
         if (record) /* behind da, for which the next step waits */
-            record_row(code, nv, record, to, at + (alone ? -r : r), lanes, low, e, d,
-                       dead, &least);
+            record_row(code, nv, record, alone ? measures_of(record) : known,
+                       record->row + (alone ? -r : r), lanes, low, e, d, dead, &least);
     }
     UNROLL
     for (int v = 0; record && v < counted; v++)
