@@ -72,9 +72,10 @@ def backward(
             layout, segment, flow,
         )  # fmt: skip
         return
-    parts = [_Part(layout, half, z) for half in halves_of(layout)]
+    parts = [_Part(layout, half, z) for half in halves_of(layout) if len(half.rows)]
     calls = []
-    for part, sums in zip(parts, ((dW, dV, db), segment.beside), strict=True):
+    # Where one row is left it is in the first half.
+    for part, sums in zip(parts, ((dW, dV, db), segment.beside), strict=False):
         part.begin(V, segment, flow)
         # Without ends it would be that of the last step.
         last = dz_last if part.layout.ends is not None else None
@@ -82,7 +83,10 @@ def backward(
             (part.inputs(x), W, V, part.z, activation, dz, last, *sums, part.dz0, dx,
              part.layout, part.segment, part.flow)
         )  # fmt: skip
-    kernels.backward_both(*calls, apart=True)
+    if len(calls) == 2:
+        kernels.backward_both(*calls, apart=True)
+    else:
+        kernels.backward(*calls[0])
     for part in parts:
         part.end(dz0, layout, segment, flow)
 

@@ -240,6 +240,48 @@ def test_a_planted_bug_is_found(bug, monkeypatch):
         same_bits([*map(list, wrong)], [*map(list, right)])
 
 
+class NoneEmpty:
+    """The kernels, which are not called with a half that has no rows."""
+
+    def __getattr__(self, name):
+        return getattr(kernels, name)
+
+    @staticmethod
+    def backward_both(*calls, apart):
+        for call in calls:
+            assert len(call[12].offsets) > 1
+        kernels.backward_both(*calls, apart=apart)
+
+
+@COMPILED
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_leaf_of_few_rows(rows, rng, monkeypatch):
+    T, H = 5, 6
+    case = random_case(rng, T, rows, 3, H, bptt.Activation("tanh"))
+    offsets = np.arange(T + 1, dtype=np.intp) * rows
+    x, dz = (a.reshape(T * rows, 1, -1) for a in (case.x, case.dz))
+    z = np.empty(((T + 1) * rows, 1, H))
+    z[:rows, 0] = case.z0
+    layout = Layout(offsets)
+    _halves.forward(x, case.W, case.V, case.b, z, case.activation, layout)
+    found = []
+    monkeypatch.setattr(_backend, "kernels", NoneEmpty())
+    for beside in (None, tuple(np.zeros_like(a) for a in (case.W, case.V, case.b))):
+        sums = [np.zeros_like(a) for a in (case.W, case.V, case.b)]
+        dz0, dx, da_first = np.empty((rows, H)), np.empty_like(x), np.empty((rows, H))
+        segment = Segment(T, True, None, da_first, beside)
+        _halves.backward(
+            x, case.W, case.V, z, case.activation, dz, None, *sums, dz0, dx,
+            layout, segment, None,
+        )  # fmt: skip
+        if beside is not None:
+            sums = [a + b for a, b in zip(sums, beside, strict=True)]
+        found.append([dz0, dx, da_first, sums])
+    same_bits(found[1][:3], found[0][:3])
+    for one, other in zip(found[1][3], found[0][3], strict=True):
+        close(one, other, T * rows)
+
+
 def test_a_layout_without_rows_is_not_cut(rng):
     V = rng.standard_normal((3, 3))
     layout = Layout(np.zeros(1, np.intp))
