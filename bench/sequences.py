@@ -26,6 +26,11 @@ def main(arguments, targets, path):
         "--longest", type=int, default=1_000_000, help="steps of the longest run"
     )
     options = parser.parse_args(arguments)
+    for name, least in (("turns", 1), ("longest", 1000)):
+        if getattr(options, name) < least:
+            parser.error(
+                f"--{name} must be at least {least}, got {getattr(options, name)}"
+            )
     print(machine.summary(machine.describe()))
     for measure in (ragged, long, checkpointed, truncated, stacked):
         measure(options)
