@@ -152,7 +152,8 @@ def test_a_planted_bug_is_found(bug, monkeypatch):
 
     check()
     plant(monkeypatch, *BUGS[bug])
-    with pytest.raises((AssertionError, IndexError)):
+    # What a mistake leaves unwritten may be no number.
+    with np.errstate(all="ignore"), pytest.raises((AssertionError, IndexError)):
         check()
 
 
