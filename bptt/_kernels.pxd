@@ -54,7 +54,7 @@ cdef extern from "kernels.h" nogil:
         kernel flow_record, orthonormalise
         Py_ssize_t (*outer_tiles)(Py_ssize_t M) noexcept nogil
 
-    void fetch "bptt_fetch"(const void *p, Py_ssize_t bytes, int write)
+    void fetch "bptt_fetch"(const void *p, Py_ssize_t bytes)
     Py_ssize_t panels_of "bptt_panels"(Py_ssize_t N, Py_ssize_t panel)
     Py_ssize_t row_tiles "bptt_row_tiles"(Py_ssize_t R, Py_ssize_t tile_rows)
     Py_ssize_t split "bptt_split"(Py_ssize_t size, Py_ssize_t i, Py_ssize_t n)

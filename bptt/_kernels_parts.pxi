@@ -174,6 +174,7 @@ cdef Py_ssize_t gather_errors(
     from event f downwards."""
     cdef Py_ssize_t rows = rows_of(l, step), cells = cells_before(l, step)
     cdef Py_ssize_t H = l.H, row, h, r0 = 0, r1 = rows
+    cdef Py_ssize_t ahead = rows * -(-AHEAD // rows)
     cdef const void *source
     if l.plan.split == ROWS:
         r0, r1 = mine.r0, mine.r1
@@ -184,9 +185,9 @@ cdef Py_ssize_t gather_errors(
             for row in range(r0, r1):
                 memcpy(at(l, l.step_dz, row * H), error_row(l, cells + row),
                        H * l.itemsize)
-                # The same row of the step before, if it has one, is the next to come.
-                if cells + row >= l.B:
-                    fetch(error_row(l, cells + row - rows), H * l.itemsize, 0)
+                # The same row of a step before, if it has as many, is among the next.
+                if cells + row >= ahead:
+                    fetch(error_row(l, cells + row - ahead), H * l.itemsize)
     while f >= 0 and l.ends[3 * f] == step:
         row = l.ends[3 * f + 1] - (l.B - rows)
         if is_mine(l, mine, row, tid, n):

@@ -7,7 +7,7 @@
 
 # How many rows ahead those of the caller's arrays are fetched, which lie far apart.
 cdef enum:
-    AHEAD = 8
+    AHEAD = 32
 
 
 cdef Py_ssize_t row_of(
@@ -168,7 +168,7 @@ cdef void pack_inputs(
         return
     for r in range(r0, r1):
         if r + AHEAD < r1:
-            fetch(input_row(l, x0 + r + AHEAD), I * l.itemsize, 0)
+            fetch(input_row(l, x0 + r + AHEAD), I * l.itemsize)
         k.pack(0, 1, I, input_row(l, x0 + r), I, 1,
                at(l, l.packed_x, r * k.panel), l.chunk_panel)
 
@@ -239,12 +239,13 @@ cdef void copy_states(
     of chunk c and their places."""
     cdef Py_ssize_t H = l.H, r, end = c0 + split(R, tid + 1, n)
     cdef Py_ssize_t last = cells_before(l, start_of(l, c + 1))
-    cdef Py_ssize_t ahead = R if own_products(l, n) else AHEAD
+    # Some steps ahead, a row of its own is one too, of as many as it has.
+    cdef Py_ssize_t ahead = R * -(-AHEAD // R) if own_products(l, n) else AHEAD
     cdef void *held
     for r in range(c0 + split(R, tid, n), end):
         held = at(l, states_of(l, c), (l.B + r) * H)
         if r + ahead < last:
-            fetch(state_row(l, r + ahead), H * l.itemsize, put)
+            fetch(state_row(l, r + ahead), H * l.itemsize)
         if put:
             memcpy(<void *> state_row(l, r), held, H * l.itemsize)
         else:
@@ -257,6 +258,8 @@ cdef void put_dx(
     """Copy dx of cells r0 to r1 of a chunk, whose first cell is x0, to its places."""
     cdef Py_ssize_t r
     for r in range(r0, r1):
+        if r + AHEAD < r1:
+            fetch(at(l, l.dx, l.place[x0 + r + AHEAD] * l.dx_row), l.I * l.itemsize)
         memcpy(at(l, l.dx, l.place[x0 + r] * l.dx_row), at(l, l.cells_dx, r * l.I),
                l.I * l.itemsize)
 

@@ -105,18 +105,14 @@ BPTT_DECLARE(float, f32)
 BPTT_DECLARE(double, f64)
 #undef BPTT_DECLARE
 
-/* Have bytes from p on in cache soon, to be read or (write = 1) written. */
-static inline void bptt_fetch(const void *p, ptrdiff_t bytes, const int write)
+/* Have bytes from p on in the L2 cache soon, to be read or written. */
+static inline void bptt_fetch(const void *p, ptrdiff_t bytes)
 {
 #if defined(__GNUC__)
-    for (ptrdiff_t i = 0; i < bytes; i += 64) {
-        if (write)
-            __builtin_prefetch((const char *)p + i, 1);
-        else
-            __builtin_prefetch((const char *)p + i, 0);
-    }
+    for (ptrdiff_t i = -(ptrdiff_t)((uintptr_t)p & 63); i < bytes; i += 64)
+        __builtin_prefetch((const char *)p + i, 0, 2);
 #else
-    (void)p, (void)bytes, (void)write;
+    (void)p, (void)bytes;
 #endif
 }
 
