@@ -46,12 +46,16 @@ def weights(I, H):
     return W / I**0.5, 0.8 * V / H**0.5, np.zeros(H, np.float32)
 
 
-def step(x, layer, dz=None, dz_last=None, **options):
-    """Return what makes a training step."""
+def step(x, layer, dz=None, dz_last=None, *, reuse=False, **options):
+    """Return what makes a training step, in new memory or that of the step before."""
+    tape = grads = None
 
     def run():
-        _, tape = bptt.forward(x, *layer, **options)
-        return bptt.backward(tape, dz, dz_last=dz_last)
+        nonlocal tape, grads
+        _, tape = bptt.forward(x, *layer, out=tape, **options)
+        grads = bptt.backward(tape, dz, dz_last=dz_last, out=grads)
+        if not reuse:
+            tape = grads = None
 
     return run
 
@@ -88,19 +92,25 @@ def ragged(options):
         x[:n, s], dz[:n, s] = xs[s], dzs[s]
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     values, errors = np.concatenate(xs), np.concatenate(dzs)
+    equal = *arrays((mean, S, I)), layer, *arrays((mean, S, H))
+    batch = values, layer, errors
     found = medians(
         options.turns,
         {
-            "one length": step(*arrays((mean, S, I)), layer, *arrays((mean, S, H))),
+            "one length": step(*equal),
             "list": step(xs, layer, dzs),
-            "values, offsets": step(values, layer, errors, offsets=offsets),
+            "values, offsets": step(*batch, offsets=offsets),
             "padded, lengths": step(x, layer, dz, lengths=lengths),
+            "one length, reused": step(*equal, reuse=True),
+            "values, offsets, reused": step(*batch, offsets=offsets, reuse=True),
+            "padded, lengths, reused": step(x, layer, dz, lengths=lengths, reuse=True),
         },
     )
-    heading(f"Ragged: {S} lengths of 1..4000, I = {I}, H = {H}")
-    plain = found.pop("one length") / (mean * S)
+    heading(f"Ragged: {S} lengths of 1..4000, I = {I}, H = {H}; results in new memory")
     for name, seconds in found.items():
-        line(name, seconds, lengths.sum(), seconds / lengths.sum() / plain, "1.25")
+        plain = found["one length, reused" if name.endswith("reused") else "one length"]
+        ratio = seconds / lengths.sum() / (plain / (mean * S))
+        line(name, seconds, lengths.sum(), ratio, "1.25")
 
 
 def long(options):
