@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bptt import _backend
+from bptt import _aligned, _backend
 from bptt._parts import Layout
 from bptt._validation import as_array, as_real, check_shape
 
@@ -47,18 +47,30 @@ class Rectangle:
         """Return an array of one row of K entries per cell as (T, B, K)."""
         array = as_real(name, value, dtype)
         letters = f"(T, B, {letter})" if self.batched else f"(T, {letter})"
-        check_shape(name, array, letters, (self.T, *self.rows, K))
+        check_shape(name, array, letters, self.shape_of(K))
         return array.reshape(self.T, self.B, K)
 
     gather_cells = gather
 
+    def shape_of(self, K: int) -> tuple[int, ...]:
+        """Return the shape of a caller's array of rows of K entries."""
+        return self.T, *self.rows, K
+
+    def clear(self, rows: Array) -> None:
+        """Write zeros into the padding, of which there is none."""
+
+    @property
+    def row_axes(self) -> tuple[int, ...]:
+        """The first axes of an array as `gather` returns it."""
+        return self.T, self.B
+
     def empty(self, K: int, dtype: Any) -> Array:
         """Return a new array for rows of K entries, as `gather` returns them."""
-        return np.empty((self.T, self.B, K), dtype)
+        return np.empty((*self.row_axes, K), dtype)
 
     def shaped(self, rows: Array) -> Array:
         """Return rows as `gather` returns them in the caller's form."""
-        return rows.reshape(self.T, *self.rows, rows.shape[-1])
+        return rows.reshape(self.shape_of(rows.shape[-1]))
 
     def scatter(self, cells: Array) -> Array:
         return cells.reshape(self.T, *self.rows, *cells.shape[2:])
@@ -159,12 +171,26 @@ class Ragged:
         if self.name == "list":
             return self._items(name, value, K, dtype, letter)
         array = as_real(name, value, dtype)
-        if self.name == "padded":
-            padded = (self.steps, self.S, K)
-            check_shape(name, array, f"(T, B, {letter})", padded)
-        else:
-            check_shape(name, array, f"(N, {letter})", (self.cells, K))
+        letters = f"(T, B, {letter})" if self.name == "padded" else f"(N, {letter})"
+        check_shape(name, array, letters, self.shape_of(K))
         return array.reshape(-1, 1, K)
+
+    def shape_of(self, K: int) -> tuple[int, ...]:
+        """Return the shape of a caller's array of rows of K entries; not of a list."""
+        if self.name == "padded":
+            return self.steps, self.S, K
+        return self.cells, K
+
+    def clear(self, rows: Array, written: Array | None = None) -> None:
+        """Write zeros into the padding, or into what of it may be `written`: the first
+        so many steps of each sequence.
+        """
+        if self.name != "padded":
+            return
+        if written is None:
+            written = np.full(self.S, self.steps)
+        steps = rows.reshape(self.shape_of(rows.shape[-1]))
+        _backend.kernels.clear(steps, self.lengths, written)
 
     def cells_of(self, rows: Array | list[Array]) -> Array:
         """Return the caller's rows, (M, ...) or lists of them, as cells (N, 1, ...)."""
@@ -179,12 +205,16 @@ class Ragged:
         rows = self.gather(name, value, K, dtype, letter)
         return self.cells_of(rows if isinstance(rows, list) else rows[:, 0])
 
+    @property
+    def row_axes(self) -> tuple[int, ...]:
+        """The first axes of an array as `gather` returns it, but for a list."""
+        return self.caller_rows, 1
+
     def empty(self, K: int, dtype: Any) -> Array:
         """Return a new array for rows of K entries; zeros in the padding."""
         if self.name != "padded":
-            return np.empty((self.cells, 1, K), dtype)
-        # Memory that is new is zero as it comes, and to write zeros would touch it all.
-        return np.zeros((self.caller_rows, 1, K), dtype)
+            return np.empty((*self.row_axes, K), dtype)
+        return _aligned.zeros((*self.row_axes, K), np.dtype(dtype))
 
     def shaped(self, rows: Array) -> Any:
         """Return rows as `gather` returns them in the caller's form."""

@@ -80,5 +80,5 @@ def tape_of(layers: Layers, k: int) -> LayerTape:
         z0 = layers.kept[0][1][k]
     return LayerTape(
         x, W, V, b, z, layers.activation, form.batched, form, layout, z0, z_end,
-        layers.schedule, layers.kept, layers.held, layers, k,
+        layers.schedule, layers.kept, layers.held, None, layers, k,
     )  # fmt: skip

@@ -195,6 +195,18 @@ def halve(
     return int(np.count_nonzero(np.diff(own)))
 
 
+def clear(
+    rows: Array,  # (T, S, K)               OUT
+    lengths: Array,  # (S)                  IN
+    written: Array,  # (S)                  IN
+) -> None:
+    """Write zeros into the steps of each sequence from its length on, as far as it is
+    written.
+    """
+    for s, (length, end) in enumerate(zip(lengths, written, strict=True)):
+        rows[length:end, s] = 0
+
+
 def chunk_steps(T: int, B: int, I: int, H: int, itemsize: int) -> int:
     """Return how many steps the chunks of a run have, but for the last one."""
     return max(1, min(T, 256 // max(1, B)))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bptt import _backend, _halves, _recompute
+from bptt import _backend, _halves, _recompute, _reuse
 from bptt._forms import Form, Ragged, Rectangle
 from bptt._leaves import Leaves, layout_of, starting, take_ends, with_room
 from bptt._parts import Flow, Layout
@@ -44,6 +44,9 @@ class Run(Tape):
         The leaves whose first state is kept, and that state, or those of all layers.
     held : list of one int
         The leaf whose states z holds.
+    written : ndarray of int of shape (S,), or None
+        How many steps of each sequence stand in z, or more: where that is padded what
+        is not written is zero. One array for all runs that use the same memory.
     """
 
     form: Form
@@ -53,6 +56,7 @@ class Run(Tape):
     schedule: Schedule | None
     kept: list[tuple[int, Any]]
     held: list[int]
+    written: Array | None
 
     def __post_init__(self) -> None:
         pass
@@ -66,6 +70,22 @@ class Run(Tape):
     def z_last(self) -> Array:
         """The last state of each sequence, (B, H), or (H,)."""
         return self.z_end if self.batched else self.z_end[0]
+
+    def check_reusable(self) -> None:
+        """Refuse to have the states overwritten by those of a later run."""
+        if self.schedule is not None:
+            raise ValueError(f"out must be a tape that keeps all states, got {self!r}")
+
+    def gradient_shapes(self, need_x_grad: bool) -> tuple[Any, ...]:
+        """Return the shapes of the `Gradients`."""
+        dx = self.form.shape_of(len(self.W)) if need_x_grad and self.features else None
+        b = None if self.b is None else self.b.shape
+        return self.W.shape, self.V.shape, b, self.z_last.shape, dx
+
+    @property
+    def features(self) -> bool:
+        """Whether x is none of token ids."""
+        return isinstance(self.x, list) or self.x.ndim == 3
 
     def inputs(self, leaves: Leaves, leaf: int) -> Any:
         """Return what the layer reads in a leaf."""
@@ -115,6 +135,7 @@ def forward(
     reset_state: Array | None,
     memory: int | None,
     checkpoint: int | None,
+    out: Tape | None,
 ) -> tuple[Any, Run]:
     """Run forward over x in cells, from z0 (S, H); return the states, and the tape."""
     layout = layout_of(form, flags, apart=reset_state is not None)
@@ -124,12 +145,12 @@ def forward(
     arguments = (x, W, V, b)
     keeps = memory is None and checkpoint is None
     if keeps or T == 0 or B == 0:
+        z, written = _reuse.states_of(form, H, W.dtype, out)
         if isinstance(form, Rectangle):
-            z = np.empty((T + 1, B, H), W.dtype)
             z[0] = z0
             rows = z[1:]
         else:
-            z = rows = form.empty(H, W.dtype)
+            rows = z
             assert layout is not None
             layout = _halves.halved(layout._replace(first=form.first), V)
         if T and B:
@@ -137,18 +158,9 @@ def forward(
             take_ends(z_end, rows.reshape(-1, H), layout)
         z.flags.writeable = rows.flags.writeable = False
         run = Run(
-            *arguments,
-            z,
-            activation,
-            form.batched,
-            form,
-            layout,
-            z0,
-            z_end,
-            None,
-            [],
-            [0],
-        )
+            *arguments, z, activation, form.batched, form, layout, z0, z_end,
+            None, [], [0], written,
+        )  # fmt: skip
         return form.shaped(rows) if keeps else run.z_last, run
 
     chunk = _backend.kernels.chunk_steps(T, B, I, H, W.itemsize)
@@ -163,7 +175,7 @@ def forward(
     kept = [(0, z0[form.first])]
     run = Run(
         *arguments, buffer, activation, form.batched, form, layout, z0, z_end,
-        schedule, kept, [-1],
+        schedule, kept, [-1], None,
     )  # fmt: skip
     _recompute.reach(
         leaves.count - 1, schedule.slots, kept, run.held, run.runner(leaves)
@@ -325,12 +337,16 @@ def backward(
     dz_last: Array | None,
     need_x_grad: bool,
     flow: Flow | None,
+    out: Gradients | None,
 ) -> tuple[Gradients, ErrorFlow | None]:
     """Run backward, from dz in cells or given leaf by leaf, and dz_last (S, H)."""
     run.check_rows()
     form, dtype = run.form, run.W.dtype
-    features = isinstance(run.x, list) or run.x.ndim == 3
-    dx = form.empty(len(run.W), dtype) if need_x_grad and features else None
+    if out is not None:
+        dx = _reuse.gradient_of_x(out, run, need_x_grad)
+    else:
+        wanted = need_x_grad and run.features
+        dx = form.empty(len(run.W), dtype) if wanted else None
     leaves = leaves_of(run)
     sums = Sums(run.W, run.V, run.b, run.activation, form, leaves, dz_last)
     if form.T and form.B:
@@ -343,6 +359,8 @@ def backward(
                 flow_of(flow, leaves, i),
             )  # fmt: skip
     grads = sums.gradients(None if dx is None else form.shaped(dx))
+    if out is not None:
+        grads = _reuse.overwrite(out, grads)
     return grads, as_recorded(flow, form)
 
 

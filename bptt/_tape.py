@@ -164,6 +164,17 @@ class Tape:
         z: Array = self.z[-1]
         return z if self.batched else z[0]
 
+    def check_reusable(self) -> None:
+        """Refuse to have the states overwritten by those of a later run."""
+
+    def gradient_shapes(self, need_x_grad: bool) -> tuple[Any, ...]:
+        """Return the shapes of the `Gradients`."""
+        b, z0 = self.b, self.z.shape[1:]
+        x = self.x.shape if need_x_grad and self.x.ndim == 3 else None
+        if not self.batched:
+            z0, x = z0[1:], None if x is None else (x[0], x[2])
+        return self.W.shape, self.V.shape, None if b is None else b.shape, z0, x
+
     def __repr__(self) -> str:
         (T, B), (I, H) = self.x.shape[:2], self.W.shape
         return (
@@ -201,7 +212,7 @@ def tape_of(
 def new_gradients(tape: Tape, need_x_grad: bool) -> Gradients:
     """Return new arrays for the gradients."""
     dtype, empty = tape.z.dtype, np.empty
-    W, V, b, z0, x = _gradient_shapes(tape, need_x_grad)
+    W, V, b, z0, x = tape.gradient_shapes(need_x_grad)
     dx = None if x is None else empty(x, dtype)
     if dx is not None and tape.back:
         dx = dx[::-1]
@@ -209,18 +220,10 @@ def new_gradients(tape: Tape, need_x_grad: bool) -> Gradients:
     return Gradients(empty(W, dtype), empty(V, dtype), db, empty(z0, dtype), dx)
 
 
-def _gradient_shapes(tape: Tape, need_x_grad: bool) -> tuple[Any, ...]:
-    b, z0 = tape.b, tape.z.shape[1:]
-    x = tape.x.shape if need_x_grad and tape.x.ndim == 3 else None
-    if not tape.batched:
-        z0, x = z0[1:], None if x is None else (x[0], x[2])
-    return tape.W.shape, tape.V.shape, None if b is None else b.shape, z0, x
-
-
 def check_gradients(out: Gradients, tape: Tape, need_x_grad: bool) -> None:
     if not isinstance(out, Gradients):
         raise TypeError(f"out must be Gradients of backward, got {type(out).__name__}")
-    shapes, dtype = _gradient_shapes(tape, need_x_grad), tape.z.dtype
+    shapes, dtype = tape.gradient_shapes(need_x_grad), tape.z.dtype
     for leaf, shape in zip(out, shapes, strict=True):
         if leaf is shape is None:
             continue

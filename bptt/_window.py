@@ -265,7 +265,7 @@ def _with_resets(tape: Tape, flags: Array, again: ArrayLike) -> Tape:
     layout = layout._replace(starts=starts)
     return Run(
         tape.x, tape.W, tape.V, tape.b, tape.z, tape.activation, tape.batched,
-        form, layout, first, last, None, [], [0],
+        form, layout, first, last, None, [], [0], None,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bptt import _backend, _runs
+from bptt import _backend, _reuse, _runs
 from bptt._forms import is_list
 from bptt._inputs import (
     as_budget,
@@ -37,7 +37,7 @@ from bptt._tape import (
     new_gradients,
     tape_of,
 )
-from bptt._validation import as_shaped, check_shape
+from bptt._validation import as_shaped
 from bptt.activations import Activation, as_activation
 
 Array = NDArray[Any]
@@ -100,7 +100,8 @@ def forward(
         Keep only the states so many steps apart, rounded up to whole time chunks.
     out : Tape, optional
         The tape of an earlier call of the same T, B, H and dtype, which is not needed
-        any more: its states are overwritten, so that a loop allocates nothing.
+        any more: its states are overwritten, so that a loop allocates nothing. Lengths
+        and resets may differ. Not with a list, memory or checkpoint.
 
     Returns
     -------
@@ -136,11 +137,8 @@ def forward(
     (I, H), dtype = W.shape, W.dtype
     plain = lengths is offsets is resets is reset_state is memory is checkpoint is None
     if not plain or is_list(x):
-        if out is not None:
-            raise ValueError(
-                "out must be None with a list, lengths, offsets, resets, memory or "
-                "checkpoint"
-            )
+        if out is not None and (is_list(x) or not memory is checkpoint is None):
+            raise ValueError("out must be None with a list, memory or checkpoint")
         cells, form = as_cells(x, I, dtype, lengths, offsets)
         flags = None if resets is None else form.flags("resets", resets)
         start = as_starts(z0, form, H, dtype)
@@ -149,12 +147,12 @@ def forward(
             raise ValueError("reset_state needs resets, got None")
         budget = as_budget(memory, checkpoint)
         return _runs.forward(
-            cells, W, V, b, start, activation, form, flags, again, *budget
+            cells, W, V, b, start, activation, form, flags, again, *budget, out
         )
 
     x, batched = as_input(x, I, dtype)
     T, B = x.shape[:2]
-    z = _states(out, (T + 1, B, H), dtype)
+    z = _reuse.states(out, (T + 1, B, H), dtype)
     z[0] = 0 if z0 is None else as_rows("z0", z0, B, H, dtype, batched)
 
     _backend.kernels.forward(x, W, V, b, z, activation)
@@ -232,7 +230,7 @@ def backward(
         Whether to return an `ErrorFlow` as well: ||e[t]||, and saturated units.
     out : Gradients, optional
         The gradients of an earlier call with the same sizes, to be overwritten and
-        returned, so that a loop allocates nothing.
+        returned, so that a loop allocates nothing. Not where x was a list.
 
     Returns
     -------
@@ -269,8 +267,8 @@ def backward(
         raise ValueError("dz or dz_last must be given: a loss needs a gradient")
     flow = flow_of(tape, clip_error, clip_error_value, record)
     if isinstance(tape, _runs.Run):
-        if out is not None:
-            raise ValueError("out must be None with a tape of this kind")
+        if out is not None and tape.form.name == "list":
+            raise ValueError("out must be None where x was a list")
         if callable(dz):
             if tape.form.name != "array":
                 raise ValueError(
@@ -282,7 +280,7 @@ def backward(
             dz_last = as_rows(
                 "dz_last", dz_last, tape.form.S, len(tape.V), tape.V.dtype, tape.batched
             )
-        grads, recorded = _runs.backward(tape, dz, dz_last, need_x_grad, flow)
+        grads, recorded = _runs.backward(tape, dz, dz_last, need_x_grad, flow, out)
         return grads if recorded is None else (grads, recorded)
 
     grads = new_gradients(tape, need_x_grad) if out is None else out
@@ -328,17 +326,3 @@ def told(
         x, tape.W, V, z, tape.activation, dz, dz_last, dW, dV, db, dz0, dx,
         None, None, flow,
     )  # fmt: skip
-
-
-def _states(out: Tape | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """Return an array for the states: a new one, or that of an old tape."""
-    if out is None:
-        return np.empty(shape, dtype)
-    if not isinstance(out, Tape):
-        raise TypeError(f"out must be a Tape of forward, got {type(out).__name__}")
-    z = out.z
-    check_shape("out.z", z, "(T + 1, B, H)", shape)
-    if z.dtype != dtype:
-        raise TypeError(f"out.z must have dtype {dtype} like W, got {z.dtype}")
-    z.setflags(write=True)
-    return z

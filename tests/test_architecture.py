@@ -11,7 +11,7 @@ PACKAGE = Path(bptt.__file__).parent
 
 # From the ground up. A module may import those of lower levels, and its own package.
 LEVELS = [
-    {"_dropout", "_parts", "_validation", "activations"},
+    {"_aligned", "_dropout", "_parts", "_validation", "activations"},
     {
         "_threads",
         "_recompute",
@@ -22,7 +22,7 @@ LEVELS = [
     {"_kernels", "_reference"},
     {"_backend"},
     {"_at_once", "_forms", "_totals"},
-    {"_halves", "_leaves", "_zigzag"},
+    {"_halves", "_leaves", "_reuse", "_zigzag"},
     {"clipping", "_inputs", "_runs", "_sources"},
     {"_sides"},
     {"_sides_ragged"},

@@ -19,6 +19,7 @@ z, tape = bptt.forward(x, W, V, b, z0)
 _, sequence = bptt.forward(x[:, 0], W, V, b)
 grads = bptt.backward(tape, dz)
 _, ragged = bptt.forward(list(x), W, V, b)
+_, padded = bptt.forward(x, W, V, b, lengths=[5, 4, 0])
 _, recomputed = bptt.forward(x, W, V, b, memory="1MB")
 
 
@@ -150,13 +151,23 @@ CALLS = [
     (forward(memory=1.5), "memory must be an integer, got float"),
     (forward(checkpoint=0), "checkpoint must be at least 1, got 0"),
     (forward(memory=2**30, checkpoint=2), "memory and checkpoint must not both be given"),
-    (forward(memory=2**30, out=tape), "out must be None with a list, lengths, offsets, resets, memory or checkpoint"),
+    (forward(memory=2**30, out=tape), "out must be None with a list, memory or checkpoint"),
+    (forward(list(x), z0=None, out=ragged), "out must be None with a list, memory or checkpoint"),
+    (forward(out=recomputed), "out must be a tape that keeps all states, got Tape(T=5, B=3"),
+    (forward(lengths=[5, 4, 3], out=tape.z), "out must be a Tape of forward, got ndarray"),
+    (forward(lengths=[5, 4, 3], out=sequence), "out.z must have shape (T + 1, B, H) = (6, 3, 6), got (6, 1, 6)"),
+    (forward(x[:4], lengths=[4, 4, 3], out=padded), "out.z must have shape (T B, 1, H) = (12, 1, 6), got (15, 1, 6)"),
+    (forward(x[:4], lengths=[4, 4, 4], out=padded), "out.z must have shape (T B, 1, H) = (12, 1, 6), got (15, 1, 6)"),
+    (forward(x.swapaxes(0, 1), z0=None, lengths=[3, 3, 3, 3, 2], out=padded), "out must be of a batch of 5 sequences, got 3"),
+    (forward(x[0], z0=None, offsets=[0, 3], out=padded), "out.z must have shape (N, 1, H) = (3, 1, 6), got (15, 1, 6)"),
     (backward(ragged, dz), "dz must be a list of 5 arrays, like x; got ndarray"),
     (backward(ragged, list(dz[:4])), "dz must be a list of 5 arrays, like x; got 4"),
     (backward(ragged, list(dz[..., :4])), "dz[0] must have shape (T, H) = (3, 6), got (3, 4)"),
     (backward(ragged, lambda start, z: z), "dz must be a list like x, got a function"),
     (backward(ragged, dz_last=z0), "dz_last must have shape (B, H) = (5, 6), got (3, 6)"),
-    (backward(ragged, list(dz), out=grads), "out must be None with a tape of this kind"),
+    (backward(ragged, list(dz), out=grads), "out must be None where x was a list"),
+    (backward(padded, dz, out=grads._replace(x=grads.x[:4])), "out.x must have shape (5, 3, 4), got (4, 3, 4)"),
+    (backward(padded, dz, out=grads, need_x_grad=False), "out.x must have shape None, got (5, 3, 4)"),
     (backward(recomputed, lambda start, z: z[1:]), "dz(start, z) must have shape the shape of z = (5, 3, 6), got (4, 3, 6)"),
     (backward(recomputed, dz[1:]), "dz must have shape (T, B, H) = (5, 3, 6), got (4, 3, 6)"),
     # the error
