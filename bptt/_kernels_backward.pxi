@@ -178,6 +178,8 @@ cdef void backward_loop(Layer *l, const Kernels *k, int tid, int n) noexcept nog
             meet(l, tid, n)
             if stopped_at(&l.barrier, c + 1):
                 return
+            if l.norms != NULL and in_pieces(l, n):
+                add_up_pieces(l, k, c, tid, n)
             backward_products(l, k, c, da[0], tid, n)
 
     for half in range(l.halves):
@@ -213,9 +215,12 @@ cdef void backward_steps(
     cdef Py_ssize_t e = first_event(l.restarts, l.n_restarts, t1 + 1) - 1
     cdef Py_ssize_t f = first_event(l.ends, l.n_ends, t1) - 1
     cdef bint scattered = l.place != NULL, alone
-    cdef Py_ssize_t many, kept = 0
+    cdef Py_ssize_t many, kept = 0, fit
     cdef Record record = l.record
     cdef Record *measured = NULL if l.norms == NULL else &record
+    cdef bint pieces = measured != NULL and in_pieces(l, n)
+    cdef bint own = measured != NULL and own_records(l, n)
+    cdef Py_ssize_t place = piece(l, t1 - t0, tid, n) if pieces else 0
     cdef Cell cell = l.cell
     cdef Share mine
     cdef const void *z = states_of(l, c)
@@ -231,6 +236,7 @@ cdef void backward_steps(
         get_states(l, c, tid, n)
         meet(l, tid, n)
     cell.B = rows_of(l, t1 - 1)
+    fit = together(cell.B)
     mine = share_step(&l.plan, cell.B, H, P, k.tile_rows, tid, n)
     if l.clips:
         cell.activation = IDENTITY
@@ -247,7 +253,7 @@ cdef void backward_steps(
         if rows != cell.B:
             # The rows that come in are shared anew.
             meet(l, tid, n)
-            cell.B, cell.z_step = rows, rows * cell.z_row
+            cell.B, cell.z_step, fit = rows, rows * cell.z_row, together(rows)
             mine = share_step(&l.plan, rows, H, P, k.tile_rows, tid, n)
         dz_t = NULL
         if l.dz != NULL:
@@ -270,14 +276,13 @@ cdef void backward_steps(
         da_rows = at(l, da, (cells - x0) * P)
         z_t = state_after(l, z, t - 1)
         record.row = cells - x0
-        if in_pieces(l, n):
-            record.row = piece(l, t1 - t0, tid, n)
-            record.row += (mine.r1 - mine.r0) * (t - 1 - t0) - mine.r0
-        elif own_records(l, n):
-            record.row = own_record(mine, rows, together(rows) - kept - 1, tid)
-            record.row -= mine.r0    # from which step_backward counts
+        # Rows are counted from those of the step.
+        if pieces:
+            record.row = place + (mine.r1 - mine.r0) * (t - 1 - t0) - mine.r0
+        elif own:
+            record.row = own_record(mine, fit, fit - kept - 1, tid) - mine.r0
         if alone and t < T:
-            many = t - t0 if measured == NULL else min(t - t0, together(1) - kept)
+            many = t - t0 if measured == NULL else min(t - t0, fit - kept)
             da_t = states[(t - many + 1) & 1]
             k.walk_backward(&cell, many, da_next, dz_t, z_t, da_t, da_rows,
                             l.chunk_panel, measured)
@@ -287,11 +292,11 @@ cdef void backward_steps(
                             NULL if l.clips else measured)
         if l.clips:
             treat_errors(l, k, t - 1, z_t, da_t, da_rows, measured, mine, tid, n)
-        if measured != NULL and own_records(l, n):
+        if own:
             kept += many
-            if (kept == together(rows) or t - many == t0
+            if (kept == fit or t - many == t0
                     or rows_of(l, t - many - 1) != rows):
-                record.row = own_record(mine, rows, together(rows) - kept, tid)
+                record.row = own_record(mine, fit, fit - kept, tid)
                 add_up(l, k, measured, t - many, rows, kept, mine)
                 kept = 0
         end_step(l, &mine, tid, n)
@@ -299,10 +304,7 @@ cdef void backward_steps(
     if mine.others != NULL:
         wait_for(&l.barrier, tid, n)
     if measured != NULL:
-        if in_pieces(l, n):
-            meet(l, tid, n)
-            add_up_pieces(l, k, &record, c, tid, n)
-        elif not own_records(l, n):
+        if not own and not pieces:
             record.row, cells = 0, cells_before(l, t1) - x0
             rows = l.B if l.half else cells
             k.flow_record(measured, H, split(cells, tid, n), split(cells, tid + 1, n),

@@ -285,11 +285,11 @@ cdef inline Py_ssize_t together(Py_ssize_t rows) noexcept nogil:
 
 
 cdef inline Py_ssize_t own_record(
-    Share mine, Py_ssize_t rows, Py_ssize_t step, int tid
+    Share mine, Py_ssize_t steps, Py_ssize_t step, int tid
 ) noexcept nogil:
-    """Where the measures of a thread's own rows of a step stand, later ones behind."""
-    return (mine.r0 * together(rows) + (mine.r1 - mine.r0) * step
-            + RECORDS_APART * tid)
+    """Where the measures of a thread's own rows of a step stand, later ones behind, of
+    so many steps that are added up together."""
+    return mine.r0 * steps + (mine.r1 - mine.r0) * step + RECORDS_APART * tid
 
 
 cdef void add_up(
@@ -305,9 +305,10 @@ cdef void add_up(
 
 
 cdef void add_up_pieces(
-    Layer *l, const Kernels *k, Record *record, Py_ssize_t c, int tid, int n
+    Layer *l, const Kernels *k, Py_ssize_t c, int tid, int n
 ) noexcept nogil:
     """Add up the measures of all rows, of a share of the steps of a chunk."""
+    cdef Record record = l.record
     cdef Py_ssize_t t0 = start_of(l, c), steps = start_of(l, c + 1) - t0
     cdef Py_ssize_t first = split(steps, tid, n), end = split(steps, tid + 1, n)
     cdef Py_ssize_t r0, m, at
@@ -316,7 +317,7 @@ cdef void add_up_pieces(
         r0, m = split(l.B, of, n), split(l.B, of + 1, n) - split(l.B, of, n)
         record.row = piece(l, steps, of, n) + m * first
         at = (t0 + first) * l.record_step + r0
-        k.flow_record(record, l.H, 0, m * (end - first), m, l.record_step,
+        k.flow_record(&record, l.H, 0, m * (end - first), m, l.record_step,
                       l.norms + at, l.saturated + at)
 
 
