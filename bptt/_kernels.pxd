@@ -64,7 +64,7 @@ cdef extern from "plan.h" nogil:
     ctypedef struct Plan "bptt_plan":
         Py_ssize_t chunks, steps
         int threads, split
-        double patience
+        double patience, answer
     double patience_for "bptt_patience"(double products)
     Plan make_plan "bptt_plan_make"(
         Py_ssize_t T, Py_ssize_t B, Py_ssize_t I, Py_ssize_t H,
@@ -90,7 +90,7 @@ cdef extern from "pool.h" nogil:
     void stop_at "bptt_barrier_stop"(Barrier *barrier, Py_ssize_t turn)
     bint stopped_at "bptt_barrier_stopped"(Barrier *barrier, Py_ssize_t turn)
     int run_on_threads "bptt_pool_run"(
-        Body body, void *ctx, int threads, double patience)
+        Body body, void *ctx, int threads, double patience, double answer)
     double seconds "bptt_seconds"()
     double longest_wait "bptt_wait_longest"()
     void wait_is "bptt_wait_is"(double seconds)

@@ -66,7 +66,7 @@ cdef int run_pair(
     pair.first, pair.second, pair.body = first, second, body
     first.both = &pair.barrier
     with nogil:
-        run_on_threads(walk_pair, &pair, threads, patience)
+        run_on_threads(walk_pair, &pair, threads, patience, INFINITY)
     if first.interrupted or second.interrupted:
         return -1                # and raise what a signal handler has set
     return 0

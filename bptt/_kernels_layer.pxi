@@ -116,7 +116,8 @@ cdef int walk(_Call call) except -1:
     else:
         take_room(call)
         with nogil:
-            run_on_threads(call.body, l, l.plan.threads, l.plan.patience)
+            run_on_threads(
+                call.body, l, l.plan.threads, l.plan.patience, l.plan.answer)
         if l.interrupted:
             return -1            # and raise what a signal handler has set
     finish(call)

@@ -31,7 +31,7 @@ cdef int _clear(
     p.rows, p.lengths, p.written = &rows[0, 0, 0], &lengths[0], &written[0]
     p.T, p.S, p.bytes = rows.shape[0], rows.shape[1], rows.shape[2]
     with nogil:
-        run_on_threads(clear_steps, &p, threads, patience_for(work))
+        run_on_threads(clear_steps, &p, threads, patience_for(work), INFINITY)
     return 0
 
 

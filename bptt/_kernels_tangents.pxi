@@ -101,7 +101,7 @@ cdef int run_tangent(Tangent *t, activation, Body body) except -1:
     l.cell.activation = activation.code
     l.cell.alpha, l.cell.beta = activation.alpha, activation.beta
     with nogil:
-        run_on_threads(body, t, l.plan.threads, l.plan.patience)
+        run_on_threads(body, t, l.plan.threads, l.plan.patience, l.plan.answer)
     if l.interrupted:
         return -1
     _idle.append(workspace)
@@ -289,9 +289,11 @@ cdef int _lyapunov(
     l.cell.alpha, l.cell.beta = activation.alpha, activation.beta
     with nogil:
         if real is float:
-            run_on_threads(lyapunov_f32, &f, threads, patience_for(products))
+            run_on_threads(
+                lyapunov_f32, &f, threads, patience_for(products), INFINITY)
         else:
-            run_on_threads(lyapunov_f64, &f, threads, patience_for(products))
+            run_on_threads(
+                lyapunov_f64, &f, threads, patience_for(products), INFINITY)
     if l.interrupted:
         return -1
     _idle.append(workspace)

@@ -277,6 +277,11 @@ PLANTED_IN_POOL = {
         "counter_load(&other->state) == COME ? n++ : 0;",
         "n++;",
     ),
+    "a call begins with those it has sent away": (
+        "pool.c",
+        "are_slow(count, called, answer))\n            n = 1;",
+        "are_slow(count, called, answer))\n            n += 0;",
+    ),
     "the call returns before the others have": (
         "pool.c",
         "pool.workers[i].tid && counter_load",
@@ -292,8 +297,8 @@ PLANTED_IN_POOL = {
 
 @pytest.mark.parametrize("mistake", PLANTED_IN_POOL)
 def test_the_calls_find_a_planted_mistake(mistake, tmp_path):
-    if "given up" in mistake and _threads.processors() == 1:
-        pytest.skip("nobody is given up where there are more threads than processors")
+    if ("given up" in mistake or "sent away" in mistake) and _threads.processors() == 1:
+        pytest.skip("nobody is left out where there are more threads than processors")
     csrc = shutil.copytree(CSRC, tmp_path / "csrc")
     replace(csrc, *PLANTED_IN_POOL[mistake])
     calls = Builder(tmp_path, "-O1", csrc=csrc).calls()

@@ -1,6 +1,8 @@
 /* Time chunks, threads and shares. The thresholds are measured: see the ladder. */
 #include "plan.h"
 
+#include <math.h>
+
 /* A chunk should be long, for each one reads and writes dW and dV once, and short
  * enough that its packed x, z and da stay in cache until their products are done. Those
  * of a single sequence are short, that there may be several to pipeline. */
@@ -21,6 +23,14 @@
 #define WIDE 512
 /* Rows from which each half has enough for the tiles. */
 #define WORTH_HALVING 16
+/* Seconds from a question to its answer beyond which it takes longer to read what other
+ * threads have written than they save: for each unit of the layer, where they meet once
+ * a chunk, at each step of one row, at each step of several. */
+#define ANSWER_TO_CHUNKS 2e-9
+#define ANSWER_TO_A_ROW  2.4e-9
+#define ANSWER_TO_ROWS   1.4e-9
+/* And for few units. */
+#define ANSWER_AT_LEAST 2e-7
 
 static ptrdiff_t at_least(ptrdiff_t low, ptrdiff_t a)
 {
@@ -41,7 +51,7 @@ bptt_plan bptt_plan_make(ptrdiff_t T, ptrdiff_t B, ptrdiff_t I, ptrdiff_t H,
                          ptrdiff_t itemsize, ptrdiff_t panel, ptrdiff_t tile_rows,
                          int threads)
 {
-    bptt_plan plan = {1, 1, 1, BPTT_ROWS, 0};
+    bptt_plan plan = {1, 1, 1, BPTT_ROWS, 0, HUGE_VAL};
     ptrdiff_t row =
         (bptt_panels(I, panel) + 3 * bptt_panels(H, panel)) * panel * itemsize;
     ptrdiff_t rows =
@@ -56,16 +66,20 @@ bptt_plan bptt_plan_make(ptrdiff_t T, ptrdiff_t B, ptrdiff_t I, ptrdiff_t H,
 
     plan.threads = threads;
     plan.patience = bptt_patience(products);
+    plan.answer = ANSWER_AT_LEAST + ANSWER_TO_CHUNKS * (double)H;
     if (B == 1 && H * H * itemsize < WORTH_MEETING) {
         plan.split = BPTT_PIPELINE;
         plan.threads = (int)at_most(2, threads);
     } else if (B == 1 || (B < 4 * (ptrdiff_t)threads && H > 4 * panel) || H >= WIDE) {
         /* Narrow rows go one by one (narrow.inc.h), and are not shared. */
         plan.split = BPTT_COLUMNS;
+        plan.answer = (B == 1 ? ANSWER_TO_A_ROW : ANSWER_TO_ROWS) * (double)H;
         ptrdiff_t units = bptt_row_tiles(B, tile_rows) * bptt_panels(H, panel);
         plan.threads = (int)at_most(at_least(1, units), threads);
     } else {
         plan.threads = (int)at_most(B, threads);
+        if (bptt_plan_halves(B, H))
+            plan.answer = HUGE_VAL; /* each has its own */
     }
     return plan;
 }

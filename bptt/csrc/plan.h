@@ -20,6 +20,8 @@ typedef struct bptt_plan {
     int threads;      /* worth using, at most those asked for */
     int split;        /* enum bptt_sharing */
     double patience;  /* seconds worth waiting for one to come */
+    double answer;    /* beyond so many seconds from a question to the answer of
+                         another thread, one alone is faster */
 } bptt_plan;
 
 /* T steps of B rows, I inputs, H units; itemsize bytes a real; panel, tile_rows of the

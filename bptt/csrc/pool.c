@@ -1,7 +1,9 @@
 /* Workers wait for their turn, first spinning, for the next call of a training loop
  * comes soon, then asleep. A kernel may wake them late, or on the caller's processor,
  * where the two would take turns and both be slower than one alone: so a call begins
- * with those that say in time that they have come.
+ * with those that say in time that they have come. Nor do processors read at the same
+ * speed what another one has written: of a virtual machine that can change from one
+ * second to the next. So now and then one is asked for nothing but an answer.
  */
 #if !defined(_WIN32) && !defined(_GNU_SOURCE)
 #define _GNU_SOURCE 1 /* processors and signal masks under -std=c11 */
@@ -45,6 +47,11 @@ typedef pthread_cond_t signal_type;
  * within so many times as long, for twice as many times as before, and at most 16. */
 #define SOON       8
 #define ALONE_MOST 16
+/* Seconds after which a worker is asked again, and the best of so many times counts of
+ * so many answers. */
+#define ASK_AGAIN .01
+#define TIMES     4
+#define ANSWERS   4
 
 /* What a worker is about. The caller says CALLED, then AT_WORK or, if the call goes on
  * without this one, IDLE; the worker says COME, and IDLE when it is done. */
@@ -54,6 +61,8 @@ typedef struct worker {
     bptt_counter state;
     int tid;
     char pad[2 * BPTT_LINE - sizeof(bptt_counter) - sizeof(int)];
+    bptt_counter answered; /* the last question */
+    char pad_answered[2 * BPTT_LINE - sizeof(bptt_counter)];
 } worker;
 
 static struct pool {
@@ -62,12 +71,18 @@ static struct pool {
     lock_type lock;
     signal_type wake;
     int asleep; /* workers waiting for `wake`; under the lock */
+    int called; /* how many the last call was for; under the lock */
     int size;   /* workers there are */
     bptt_body *body;
     void *ctx;
     int nthreads;
     double alone_until; /* the clock, until when no worker is called */
     int alone_times;    /* how often the last long wait goes into that time */
+    double answer;      /* seconds from a question to the answer, at best */
+    double asked;       /* the clock then */
+    char pad[BPTT_LINE];
+    bptt_counter question;
+    char pad_question[2 * BPTT_LINE - sizeof(bptt_counter)];
     worker workers[BPTT_MAX_THREADS];
 } pool = {.lock = LOCK_INIT, .wake = SIGNAL_INIT};
 
@@ -107,18 +122,36 @@ static void run_body(int tid)
     bptt_ftz_end(saved);
 }
 
+/* One that is woken too late for a call is awake for the next. */
 static void wait_for_a_call(worker *me)
 {
-    for (int i = 0; i < IDLE_SPINS && counter_load(&me->state) != CALLED; i++)
-        relax();
-    if (counter_load(&me->state) == CALLED)
-        return;
-    lock_take(&pool.lock);
-    pool.asleep++;
-    while (counter_load(&me->state) != CALLED)
-        signal_wait(&pool.wake, &pool.lock);
-    pool.asleep--;
-    lock_give(&pool.lock);
+    for (;;) {
+        for (int i = 0; i < IDLE_SPINS; i++) {
+            if (counter_load(&me->state) == CALLED)
+                return;
+            relax();
+        }
+        lock_take(&pool.lock);
+        pool.asleep++;
+        do {
+            if (counter_load(&me->state) != CALLED)
+                signal_wait(&pool.wake, &pool.lock);
+        } while (me - pool.workers >= pool.called);
+        pool.asleep--;
+        lock_give(&pool.lock);
+    }
+}
+
+/* Answers what the caller asks until it says what to do. */
+static void answer(worker *me)
+{
+    for (waiting w = {0}; counter_load(&me->state) == COME;) {
+        const long question = counter_load(&pool.question);
+        if (counter_load(&me->answered) != question)
+            counter_store(&me->answered, question);
+        else
+            back_off(&w);
+    }
 }
 
 static void work(worker *me)
@@ -128,8 +161,7 @@ static void work(worker *me)
         int stays = keep_off((int)counter_load(&pool.caller_on));
         if (!counter_change(&me->state, CALLED, stays ? COME : IDLE))
             continue; /* too late */
-        for (waiting w = {0}; counter_load(&me->state) == COME;)
-            back_off(&w);
+        answer(me);
         if (counter_load(&me->state) == AT_WORK) {
             run_body(me->tid);
             counter_store(&me->state, IDLE);
@@ -211,6 +243,7 @@ static void start_workers(int count)
 static void call_workers(int count)
 {
     lock_take(&pool.lock);
+    pool.called = count;
     for (int i = 0; i < count; i++)
         counter_store(&pool.workers[i].state, CALLED);
     if (pool.asleep)
@@ -234,6 +267,42 @@ static int gather_workers(int count, double until)
         other->tid = counter_load(&other->state) == COME ? n++ : 0;
     }
     return n;
+}
+
+/* The seconds until one that has come answers. */
+static double ask(const worker *other)
+{
+    double best = HUGE_VAL;
+    for (int i = 0; i < TIMES; i++) {
+        const double asked = bptt_seconds();
+        for (int j = 0; j < ANSWERS; j++) {
+            const long question = counter_load(&pool.question) + 1;
+            counter_store(&pool.question, question);
+            for (waiting w = {0}; counter_load(&other->answered) != question;)
+                back_off(&w);
+        }
+        const double each = (bptt_seconds() - asked) / ANSWERS;
+        best = each < best ? each : best;
+    }
+    return best;
+}
+
+/* Whether those that have come answer too late; they are sent away then. */
+static int are_slow(int count, double now, double answer)
+{
+    if (now - pool.asked >= ASK_AGAIN) {
+        const worker *other = pool.workers;
+        while (other->tid != 1)
+            other++;
+        pool.answer = ask(other);
+        pool.asked = now;
+    }
+    if (pool.answer <= answer)
+        return 0;
+    for (int i = 0; i < count; i++)
+        if (pool.workers[i].tid)
+            counter_store(&pool.workers[i].state, IDLE);
+    return 1;
 }
 
 static void run_together(bptt_body *body, void *ctx, int n, int count)
@@ -272,20 +341,24 @@ static void go_on_alone(double now)
     pool.alone_until = now + pool.alone_times * wait;
 }
 
-int bptt_pool_run(bptt_body *body, void *ctx, int nthreads, double patience)
+int bptt_pool_run(bptt_body *body, void *ctx, int nthreads, double patience,
+                  double answer)
 {
     int count = (nthreads < BPTT_MAX_THREADS ? nthreads : BPTT_MAX_THREADS) - 1;
     if (count < 1 || counter_swap(&pool.busy, 1) != 0)
         return run_alone(body, ctx);
     const int crowded = count >= processors();
     const double called = bptt_seconds();
+    const int slow = pool.answer > answer && called - pool.asked < ASK_AGAIN;
     int n = 1;
-    if (crowded || called >= pool.alone_until) {
+    if (crowded || (called >= pool.alone_until && !slow)) {
         start_workers(count);
         count = pool.size < count ? pool.size : count;
         counter_store(&pool.caller_on, crowded ? -1 : sched_getcpu());
         call_workers(count);
         n = gather_workers(count, crowded ? HUGE_VAL : called + patience);
+        if (n > 1 && !crowded && are_slow(count, called, answer))
+            n = 1;
     }
     if (n == 1) {
         run_alone(body, ctx);

@@ -56,9 +56,11 @@ typedef void bptt_body(void *ctx, int tid, int nthreads);
 /* body(ctx, tid, n) on n threads, this one being tid 0; returns n when all have come
  * back. n is at most nthreads, and a body must be right for any n: who has not come
  * `patience` seconds after the call is left out, and who can be nowhere but on the
- * caller's processor, unless more threads are asked for than there are processors; and
- * all are when the pool is at work for another caller. Denormals are flushed inside.
- * Workers outlive the call and do not outlive a fork. */
-int bptt_pool_run(bptt_body *body, void *ctx, int nthreads, double patience);
+ * caller's processor; all are where one takes longer than `answer` seconds from a
+ * question to the answer. Not so if more threads are asked for than there are
+ * processors. All are, too, when the pool is at work for another caller. Denormals are
+ * flushed inside. Workers outlive the call and do not outlive a fork. */
+int bptt_pool_run(bptt_body *body, void *ctx, int nthreads, double patience,
+                  double answer);
 
 #endif

@@ -1,5 +1,6 @@
-/* The pool by itself: calls of any number of threads, with any patience and any pause
- * before them, and from two threads of the program at once.
+/* The pool by itself: calls of any number of threads, with any patience with those that
+ * come late or answer late and any pause before them, and from two threads of the
+ * program at once.
  *
  *     calls CALLS
  *
@@ -74,6 +75,7 @@ static int wrong(const call *c, int n, int nthreads)
 static void *make_calls(void *ctx)
 {
     static const double patience[] = {0, 2e-6, 5e-5, 1, HUGE_VAL};
+    static const double answer[] = {0, 1.5e-7, 1e-6, HUGE_VAL};
     caller *me = ctx;
     for (int i = 0; i < me->calls; i++) {
         int nthreads = 1 + (int)below(me, MOST_THREADS);
@@ -81,7 +83,8 @@ static void *make_calls(void *ctx)
         memset(&c, 0, sizeof c);
         if (below(me, 2) == 0)
             nanosleep(&(struct timespec){0, 1000 * (long)below(me, 1000)}, NULL);
-        int n = bptt_pool_run(body, &c, nthreads, patience[below(me, 5)]);
+        int n = bptt_pool_run(body, &c, nthreads, patience[below(me, 5)],
+                              answer[below(me, 4)]);
         me->together += n > 1;
         if (wrong(&c, n, nthreads) && me->failures++ < 5)
             printf("call %d: %d threads of %d\n", i, n, nthreads);

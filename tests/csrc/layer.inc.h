@@ -387,7 +387,7 @@ static void walk(layer *l)
     lay_out(l);
     for (int i = 0; i < 2; i++) {
         memset(&l->barrier, 0, sizeof l->barrier);
-        bptt_pool_run(loops[i], l, l->plan.threads, HUGE_VAL);
+        bptt_pool_run(loops[i], l, l->plan.threads, HUGE_VAL, HUGE_VAL);
     }
     for (ptrdiff_t h = 0; l->records && h < l->H; h++) {
         l->dead[h] = 0;
