@@ -158,6 +158,9 @@ CALLS = [
     (backward(ragged, dz_last=z0), "dz_last must have shape (B, H) = (5, 6), got (3, 6)"),
     (backward(ragged, list(dz), out=grads), "out must be None with a tape of this kind"),
     (backward(recomputed, lambda start, z: z[1:]), "dz(start, z) must have shape the shape of z = (5, 3, 6), got (4, 3, 6)"),
+    (backward(recomputed, lambda start, z: None), "dz(start, z) must be an array, got None"),
+    (backward(tape, lambda start, z: z[1:]), "dz(start, z) must have shape the shape of z = (5, 3, 6), got (4, 3, 6)"),
+    (backward(tape, lambda start, z: None), "dz(start, z) must be an array, got None"),
     (backward(recomputed, dz[1:]), "dz must have shape (T, B, H) = (5, 3, 6), got (4, 3, 6)"),
     # the error
     (backward(tape, dz, clip_error=0), "clip_error must be positive, got 0"),
