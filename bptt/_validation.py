@@ -246,6 +246,28 @@ def as_positive(name: str, value: Any) -> float:
     return number
 
 
+def as_loss(name: str, answer: Any) -> tuple[float, Any]:
+    """Return the value and the gradient dz that a loss gave; its name is that call."""
+    if not isinstance(answer, (tuple, list)) or len(answer) != 2:
+        raise TypeError(f"{name} must return (value, dz), got {kind_of(answer)}")
+    value, dz = answer
+    return as_number(f"the value of {name}", value), dz
+
+
+def kind_of(value: Any) -> str:
+    """Return what a value is, for an error: its type, and how many are in a tuple."""
+    count = f" of {len(value)}" if isinstance(value, (tuple, list)) else ""
+    return type(value).__name__ + count
+
+
+def check_function(name: str, value: Any, arguments: str) -> None:
+    """Refuse what cannot be called with the arguments, which are told in words."""
+    if not callable(value):
+        raise TypeError(
+            f"{name} must be a function of {arguments}, got {type(value).__name__}"
+        )
+
+
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """Refuse a value that is not one of the choices."""
     if value not in choices:

@@ -190,14 +190,31 @@ W, V = np.ones((4, 3)), np.eye(3)
         (iter([ROW]), {}, "source must be readable twice, got an iterator; pass a function that returns a new one, or keep=True"),
         (5, {}, "source must be an array, chunks, a function or an iterator, got int"),
         ([], {}, "source must give at least one chunk"),
-        ([ROW, ROW[:, None].repeat(2, 1)], {}, "source must give chunks of one B, got 1 and 2"),
+        ([ROW, ROW[:, None].repeat(2, 1)], {}, "source must give chunks of one B, got no axis B and 2"),
+        ([ROW[:, None], ROW], {}, "source must give chunks of one B, got 1 and no axis B"),
+        (lambda: None, {}, "source() must return an iterator over chunks, got NoneType"),
         ([ROW[:, :3]], {}, "x must have shape (T, I) = (T, 4) to fit W, got (5, 3)"),
         ([ROW], {"steps": 3}, "steps must be None where the source gives chunks"),
         (ROW, {"steps": 0}, "steps must be at least 1, got 0"),
         (ROW, {"z0": np.ones(2)}, "z0 must have shape (H,) = (3,), got (2,)"),
+        (ROW[:, :0], {"W": W[:0]}, "W must have I >= 1, got I = 0"),
+        (ROW, {"W": W[:, :0], "V": V[:0, :0]}, "W must have H >= 1, got H = 0"),
+        (ROW, {"loss": None}, "loss must be a function of start and z, got NoneType"),
+        (ROW, {"dx": True}, "dx must be a function of start and a gradient, got bool"),
+        (ROW, {"record": True}, "record must be a function of start and a flow, got bool"),
+        (ROW, {"loss": lambda start, z: None}, "loss(start, z) must return (value, dz), got NoneType"),
+        (ROW, {"loss": lambda start, z: (0.0, z, z)}, "loss(start, z) must return (value, dz), got tuple of 3"),
+        (ROW, {"loss": lambda start, z: (z, 0.0)}, "the value of loss(start, z) must be a number, got an array of shape (5, 3)"),
     ],
 )  # fmt: skip
 def test_a_wrong_call_says_what_is_wrong(source, options, message):
+    options = {"loss": lambda start, z: (0.0, z), "W": W, "V": V} | options
     with pytest.raises((TypeError, ValueError)) as raised:
-        streaming.gradients(source, lambda start, z: (0.0, z), W, V, **options)
+        streaming.gradients(source, **options)
     assert str(raised.value) == message
+
+
+def test_each_must_be_a_function():
+    message = "each must be a function of start and z, got int"
+    with pytest.raises(TypeError, match=message):
+        streaming.forward(ROW, W, V, each=3)
