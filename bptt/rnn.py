@@ -206,7 +206,7 @@ class RNN:
         ((2, 16), (2, 3))
         """
         _parameters.check(self.params, self.stack.shapes(), self.stack.dtype)
-        budget = as_budgets(self.stack, memory, checkpoint)
+        budget = as_budgets(memory, checkpoint)
         batched = False
         if not is_list(x):
             x = as_array("x", x)

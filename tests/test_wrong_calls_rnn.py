@@ -202,3 +202,9 @@ def test_a_wrong_call_says_what_is_wrong(call, message):
     with pytest.raises((TypeError, ValueError)) as caught:
         call()
     assert str(caught.value) == message
+
+
+def test_a_budget_that_is_too_small_is_told_as_it_came():
+    # A direction of a single layer has half of it.
+    with pytest.raises(ValueError, match=r"^memory must be at least \d+ .*, got 1$"):
+        RNN(I, H, bidirectional=True, seed=0).forward(x, memory=1)
