@@ -25,7 +25,7 @@ from bptt import _both_ways, _errors_both, _layers, _layers_both
 from bptt._at_once import both
 from bptt._directions import Order, batch_shape, in_order
 from bptt._dropout import draw, drop, drop_back
-from bptt._forms import is_list
+from bptt._forms import as_offsets, is_list
 from bptt._layer_tapes import tapes_of
 from bptt._layers import Layers
 from bptt._layers_both import LayersBoth
@@ -96,7 +96,7 @@ class Stack:
         value = as_real(name, value, self.dtype)
         B = batch_shape(x)
         if offsets is not None:
-            B = (len(np.ravel(offsets)) - 1,)
+            B = (len(as_offsets(offsets)) - 1,)
         elif not is_list(x):
             x = as_array("x", x)
             if x.ndim + (x.dtype.kind in "iu") not in (2, 3):

@@ -118,6 +118,14 @@ rows = [x[:, 0], x[:2, 0]]
             "z0 must have shape (L, B, H) = (4, 2, 5), got (4, 5)",
         ),
         (
+            lambda: stacked.forward(x[:, 0], np.ones((4, 1, H), "f4"), offsets=[]),
+            "offsets must have shape (B + 1,), got (0,)",
+        ),
+        (
+            lambda: stacked.forward(x[:, 0], np.ones((4, 1, H), "f4"), offsets=7),
+            "offsets must have shape (B + 1,), got ()",
+        ),
+        (
             lambda: stacked.forward(rows, resets=[np.zeros(7, bool)]),
             "resets must be a list of 2 arrays, like x; got 1",
         ),
