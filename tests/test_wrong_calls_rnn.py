@@ -55,6 +55,16 @@ rows = [x[:, 0], x[:2, 0]]
             "tape must be the StackTape that RNN.forward returned, got str",
         ),
         (
+            lambda: RNN(I, H, 4).backward(tape, dz_last=tape.z_last),
+            "tape must be one of RNN(I=4, H=5, num_layers=4, tanh, float32), got "
+            "StackTape(4 of Tape(T=7, B=3, I=4, H=5, float32, tanh))",
+        ),
+        (
+            lambda: RNN(I, H, 3).backward(tape, dz_last=tape.z_last),
+            "tape must be one of RNN(I=4, H=5, num_layers=3, tanh, float32), got "
+            "StackTape(4 of Tape(T=7, B=3, I=4, H=5, float32, tanh))",
+        ),
+        (
             lambda: stacked.backward(tape),
             "dz or dz_last must be given: a loss needs a gradient",
         ),
