@@ -16,7 +16,7 @@ from bptt._validation import as_array, as_size
 
 Array = NDArray[Any]
 
-# Bytes of states of a chunk of an array: as many as the caches hold.
+# Bytes of states of a chunk of an array that is not long: as many as the caches hold.
 CHUNK_BYTES = 1 << 20
 
 
@@ -151,9 +151,10 @@ class Slices:
         # (T, B, I), or ids (T, B).
         B = x.shape[1] if x.ndim == 2 + (x.dtype.kind not in "iu") else 1
         H, itemsize = layer.H, layer.W.dtype.itemsize
-        if steps is None:
-            steps = max(1, CHUNK_BYTES // max(1, B * H * itemsize))
         T = len(x) if x.ndim else 0
+        if steps is None:
+            # A state is kept for each chunk: never many more than a chunk has.
+            steps = max(1, CHUNK_BYTES // max(1, B * H * itemsize), isqrt(T))
         unit = _backend.kernels.chunk_steps(max(1, T), max(1, B), layer.I, H, itemsize)
         self.steps: int = -(-as_size("steps", steps) // unit) * unit
 

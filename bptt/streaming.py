@@ -10,7 +10,8 @@ needs the room.)
 A source is one of
 
 - an array (T, B, I) or (T, I), or of token ids, such as a `numpy.memmap`, which is
-  read `steps` steps at a time;
+  read `steps` steps at a time, by default those of 1 MB of states, or sqrt(T) if that
+  is more: there is a state for each chunk, and all those of one;
 - an object with ``len(source)`` chunks ``source[i]``, arrays (t_i, B, I) each;
 - a function without arguments that returns a new iterator over chunks. An iterator
   cannot go back, and so is started again for each group of about sqrt(n) chunks;

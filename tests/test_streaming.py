@@ -1,6 +1,7 @@
 """Streams against the same sequence in memory, and what happens when they change."""
 
 import tempfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from tolerances import normwise_bound
 
 import bptt
 from bptt import _backend, streaming
+from bptt._sources import CHUNK_BYTES, Slices
 from bptt.activations import Activation
 from bptt.streaming import StreamChangedError
 
@@ -178,6 +180,16 @@ def test_nothing_is_left_behind(rng, tmp_path, monkeypatch):
         streaming.gradients(cut(case.x), loss, case.W, case.V)
     streaming.gradients(cut(case.x), loss_of(case), case.W, case.V)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_long_array_has_no_more_chunks_than_steps_in_one():
+    # A state is kept for each chunk, and those of wide ones are large.
+    T, B, H = 1_000_000, 32, 512
+    layer = SimpleNamespace(I=1, H=H, W=np.ones((1, H), np.float32))
+    x = np.broadcast_to(np.float32(0), (T, B, 1))
+    assert len(Slices(x, None, layer)) <= T**0.5
+    # And a short one is as the caches want it.
+    assert Slices(x[:100], None, layer).steps * B * H * 4 <= 2 * CHUNK_BYTES
 
 
 ROW = np.ones((5, 4))
