@@ -29,9 +29,12 @@ def as_array(name: str, value: ArrayLike) -> Array:
     if value is None:
         raise TypeError(f"{name} must be an array, got None")
     try:
-        return np.asarray(value)
+        array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"{name} must be an array: {error}") from None
+    if array.dtype == object and not array.ndim:
+        raise TypeError(f"{name} must be an array, got {type(value).__name__}")
+    return array
 
 
 def as_real(
