@@ -331,15 +331,23 @@ def from_lengths(value: ArrayLike, T: int | None, B: int) -> Array:
 
 def from_offsets(value: ArrayLike, N: int) -> Array:
     """Return the lengths of sequences from where each begins, and the last one ends."""
+    offsets = as_offsets(value)
+    lengths = np.diff(offsets)
+    came = f"{offsets[0]} to {offsets[-1]}"
+    if (lengths < 0).any():
+        at = int(np.argmax(lengths < 0))
+        came = f"{offsets[at + 1]} after {offsets[at]}"
+    elif offsets[0] == 0 and offsets[-1] == N:
+        return lengths
+    raise ValueError(f"offsets must ascend from 0 to {N}, the rows of x, got {came}")
+
+
+def as_offsets(value: ArrayLike) -> Array:
+    """Return offsets (B + 1,), of which it is not looked at whether they fit."""
     offsets = _as_counts("offsets", value)
     if offsets.ndim != 1 or len(offsets) == 0:
         raise ValueError(f"offsets must have shape (B + 1,), got {offsets.shape}")
-    if offsets[0] != 0 or offsets[-1] != N or (np.diff(offsets) < 0).any():
-        raise ValueError(
-            f"offsets must ascend from 0 to {N}, the rows of x, "
-            f"got {offsets[0]} to {offsets[-1]}"
-        )
-    return np.diff(offsets)
+    return offsets
 
 
 def is_list(x: Any) -> bool:
@@ -407,4 +415,6 @@ def _as_counts(name: str, value: ArrayLike) -> Array:
     array = as_array(name, value)
     if array.dtype.kind not in "iu" and array.size:
         raise TypeError(f"{name} must hold integers, got {array.dtype}")
+    if array.size and array.max() > np.iinfo(np.intp).max:
+        raise ValueError(f"{name} must fit {np.dtype(np.intp)}, got {array.max()}")
     return array.astype(np.intp)

@@ -12,7 +12,7 @@ from bptt._directions import batch_shape
 from bptt._forms import Rectangle, from_lengths, is_list
 from bptt._readout import spread, without_padding
 from bptt._sources import Resets
-from bptt._validation import as_array, as_number, as_real
+from bptt._validation import as_array, as_loss, as_real, check_function, kind_of
 
 Array = NDArray[Any]
 Pair = tuple[ArrayLike, ArrayLike]
@@ -46,10 +46,7 @@ class Pieces:
         resets: Any,
         reset_state: ArrayLike | None,
     ) -> None:
-        if not callable(loss):
-            raise TypeError(
-                f"loss must be a function of z and target, got {type(loss).__name__}"
-            )
+        check_function("loss", loss, "z and target")
         if not hasattr(stream, "__iter__") and not hasattr(stream, "__getitem__"):
             raise TypeError(
                 "stream must be a pair (x, target) or give such pairs, "
@@ -170,13 +167,7 @@ class Piece:
             if not valid.any():
                 return 0.0, np.zeros_like(z)
             z = z[valid]
-        answer = self._loss(z, target)
-        if not isinstance(answer, (tuple, list)) or len(answer) != 2:
-            raise TypeError(
-                f"loss(z, target) must return (value, dz), got {type(answer).__name__}"
-            )
-        value, dz = answer
-        value = as_number("the value of loss(z, target)", value)
+        value, dz = as_loss("loss(z, target)", self._loss(z, target))
         dz = as_real("dz", dz, z.dtype)
         if dz.shape != z.shape:
             without = "" if valid is None else " without padding"
@@ -197,9 +188,7 @@ def lengths_of_piece(lengths: Array, start: int, steps: int) -> Array | None:
 
 def _as_pair(pair: Any) -> tuple[Array, Array]:
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-        came = type(pair).__name__
-        came += f" of {len(pair)}" if isinstance(pair, (tuple, list)) else ""
-        raise TypeError(f"stream must give pairs (x, target), got {came}")
+        raise TypeError(f"stream must give pairs (x, target), got {kind_of(pair)}")
     if is_list(pair[0]):
         raise ValueError(
             "x must be an array, got a list of sequences; bptt.data.pad puts them side "

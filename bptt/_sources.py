@@ -16,7 +16,7 @@ from bptt._validation import as_array, as_size
 
 Array = NDArray[Any]
 
-# Bytes of states of a chunk of an array: as many as the caches hold.
+# Bytes of states of a chunk of an array that is not long: as many as the caches hold.
 CHUNK_BYTES = 1 << 20
 
 
@@ -62,7 +62,7 @@ class Source:
             for i in range(len(self.source)):
                 yield self.layer.read(self.source[i])
         else:
-            for x in self.source() if callable(self.source) else self.source:
+            for x in self._begin():
                 yield self.layer.read(x)
 
     def read_back(self, count: int) -> Iterator[tuple[int, Array]]:
@@ -74,7 +74,7 @@ class Source:
         group = isqrt(max(0, count - 1)) + 1
         for first in range((count - 1) // group * group, -1, -group):
             end = min(count, first + group)
-            chunks = [self.layer.read(x) for x in islice(self.source(), first, end)]
+            chunks = [self.layer.read(x) for x in islice(self._begin(), first, end)]
             if len(chunks) < end - first:
                 raise StreamChangedError(
                     "source must give the same chunks when it is read again; "
@@ -82,6 +82,18 @@ class Source:
                 )
             while chunks:
                 yield first + len(chunks) - 1, chunks.pop()
+
+    def _begin(self) -> Iterator[ArrayLike]:
+        """Return an iterator over the chunks, a new one where a function gives it."""
+        if not callable(self.source):
+            return iter(self.source)
+        chunks = self.source()
+        if not hasattr(chunks, "__iter__"):
+            raise TypeError(
+                "source() must return an iterator over chunks, "
+                f"got {type(chunks).__name__}"
+            )
+        return iter(chunks)
 
 
 class Resets:
@@ -139,9 +151,10 @@ class Slices:
         # (T, B, I), or ids (T, B).
         B = x.shape[1] if x.ndim == 2 + (x.dtype.kind not in "iu") else 1
         H, itemsize = layer.H, layer.W.dtype.itemsize
-        if steps is None:
-            steps = max(1, CHUNK_BYTES // max(1, B * H * itemsize))
         T = len(x) if x.ndim else 0
+        if steps is None:
+            # A state is kept for each chunk: never many more than a chunk has.
+            steps = max(1, CHUNK_BYTES // max(1, B * H * itemsize), isqrt(T))
         unit = _backend.kernels.chunk_steps(max(1, T), max(1, B), layer.I, H, itemsize)
         self.steps: int = -(-as_size("steps", steps) // unit) * unit
 

@@ -13,8 +13,9 @@ Time is the first axis here, and who calls has checked the arguments.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from bptt import _both_ways, _errors_both, _layers, _layers_both
 from bptt._at_once import both
 from bptt._directions import Order, batch_shape, in_order
 from bptt._dropout import draw, drop, drop_back
-from bptt._forms import is_list
+from bptt._forms import as_offsets, is_list
 from bptt._layer_tapes import tapes_of
 from bptt._layers import Layers
 from bptt._layers_both import LayersBoth
@@ -95,7 +96,7 @@ class Stack:
         value = as_real(name, value, self.dtype)
         B = batch_shape(x)
         if offsets is not None:
-            B = (len(np.ravel(offsets)) - 1,)
+            B = (len(as_offsets(offsets)) - 1,)
         elif not is_list(x):
             x = as_array("x", x)
             if x.ndim + (x.dtype.kind in "iu") not in (2, 3):
@@ -175,15 +176,14 @@ class Stack:
         """
         run = self._layers(params, x, z0, order, generator, NOTHING)
         assert isinstance(run, LayersBoth)
-        masks = Later(self.num_layers - 1, lambda: run.all_masks(shape))
-
-        def drawn(layer: int, z: Array) -> Array | None:
-            mask: Array | None = masks[layer - 1]
-            return mask
-
+        masks = Later(self.num_layers - 1, partial(run.all_masks, shape))
+        drawn = partial(_mask_below, masks)
         arguments = params, x, z0, order, drawn, NOTHING, shape
-        tapes = Later(self.cells, lambda: self._forward_layers(*arguments)[1].tapes)
+        tapes = Later(self.cells, partial(self._tapes, *arguments))
         return run.all_states(), StackTape(tapes, masks, run.z_last, shape, order, run)
+
+    def _tapes(self, *arguments: Any) -> Sequence[Tape]:
+        return self._forward_layers(*arguments)[1].tapes
 
     def _forward_layers(
         self,
@@ -385,6 +385,11 @@ class Stack:
         H, I = self.hidden_size, self.width if layer else self.input_size
         rows = x.size if x.dtype.kind in "iu" else x.size // max(1, x.shape[-1])
         return rows // max(1, len(x)), H, float(rows) * H * (H + I)
+
+
+def _mask_below(masks: Sequence[Array | None], layer: int, z: Array) -> Array | None:
+    """Return what dropout keeps of the states z that a layer reads."""
+    return masks[layer - 1]
 
 
 def _back(

@@ -48,22 +48,11 @@ def as_stack(
     return stack
 
 
-def as_budgets(
-    stack: Stack,
-    memory: int | str | None,
-    checkpoint: int | None,
-    *,
-    together: bool = False,
-) -> dict[str, int]:
-    """Return what each direction is told of the states that it may keep, or all are
-    that are run together.
-    """
-    if memory is checkpoint is None:
-        return {}
+def as_budgets(memory: int | str | None, checkpoint: int | None) -> dict[str, int]:
+    """Return what layers are told of the states that they may keep."""
     size, steps = as_budget(memory, checkpoint)
-    if size is None:
-        return {} if steps is None else {"checkpoint": steps}
-    return {"memory": max(1, size // _shares(stack, together))}
+    given = {"memory": size, "checkpoint": steps}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _shares(stack: Stack, together: bool) -> int:
@@ -87,7 +76,7 @@ def as_network_budgets(
     """Return what `as_budgets` does, for a network that can read within it, or whose
     cells must have tapes of their own.
     """
-    budget = as_budgets(stack, memory, checkpoint, together=every)
+    budget = as_budgets(memory, checkpoint)
     if not budget:
         return budget
     name, came = budget_given(memory, checkpoint)
@@ -116,11 +105,13 @@ def forward_within(
     **options: Any,
 ) -> tuple[Array, StackTape]:
     """Run `stack.forward`; of a budget that is too small say what all of it must be."""
+    parts, each = _shares(stack, together), dict(budget)
+    if "memory" in each:
+        each["memory"] = max(1, each["memory"] // parts)
     try:
-        return stack.forward(*arguments, **options, budget=budget, together=together)
+        return stack.forward(*arguments, **options, budget=each, together=together)
     except BudgetError as error:
-        parts = _shares(stack, together)
-        raise BudgetError(error.least * parts, error.memory * parts) from None
+        raise BudgetError(error.least * parts, budget["memory"]) from None
 
 
 def as_dz(stack: Stack, dz: Any, tape: StackTape, batch_first: bool) -> Array:

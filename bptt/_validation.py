@@ -29,9 +29,12 @@ def as_array(name: str, value: ArrayLike) -> Array:
     if value is None:
         raise TypeError(f"{name} must be an array, got None")
     try:
-        return np.asarray(value)
+        array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"{name} must be an array: {error}") from None
+    if array.dtype == object and not array.ndim:
+        raise TypeError(f"{name} must be an array, got {type(value).__name__}")
+    return array
 
 
 def as_real(
@@ -244,6 +247,28 @@ def as_positive(name: str, value: Any) -> float:
     if math.isnan(number) or number <= 0:
         raise ValueError(f"{name} must be positive, got {value!r}")
     return number
+
+
+def as_loss(name: str, answer: Any) -> tuple[float, Any]:
+    """Return the value and the gradient dz that a loss gave; its name is that call."""
+    if not isinstance(answer, (tuple, list)) or len(answer) != 2:
+        raise TypeError(f"{name} must return (value, dz), got {kind_of(answer)}")
+    value, dz = answer
+    return as_number(f"the value of {name}", value), dz
+
+
+def kind_of(value: Any) -> str:
+    """Return what a value is, for an error: its type, and how many are in a tuple."""
+    count = f" of {len(value)}" if isinstance(value, (tuple, list)) else ""
+    return type(value).__name__ + count
+
+
+def check_function(name: str, value: Any, arguments: str) -> None:
+    """Refuse what cannot be called with the arguments, which are told in words."""
+    if not callable(value):
+        raise TypeError(
+            f"{name} must be a function of {arguments}, got {type(value).__name__}"
+        )
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

@@ -54,7 +54,8 @@ class Window:
         self._again = reset_state if reset_state is not None else self.stack.zeros()
         self._tape: StackTape | None = None
         self._kept: dict[str, _Rolling] = {}
-        self._dz, self._filled = np.empty(0), 0
+        self._dz: Array | None = None
+        self._filled = 0
 
     def follow(self, tape: Tape) -> None:
         """Go on where a run of a single layer ended, and keep what it left."""
@@ -200,7 +201,7 @@ class Window:
 
     def _padded(self, dz: Array, steps: int) -> Array:
         """Return dz with 0 before it: the losses of earlier pieces had their turn."""
-        if len(self._dz) < steps:
+        if self._dz is None or len(self._dz) < steps:
             room = min(self.k2, 2 * steps)
             self._dz, self._filled = np.zeros((room, *dz.shape[1:]), dz.dtype), 0
         end, new = len(self._dz), len(dz)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bptt._validation import as_array, as_size, check_choice, check_shape
+from bptt._validation import as_array, as_size, check_choice, check_shape, kind_of
 
 Array = NDArray[Any]
 # (x, target), (x, target, lengths), or a Batch.
@@ -237,11 +237,8 @@ def as_batch(name: str, value: Any) -> Batch:
     if isinstance(value, Batch):
         return value
     if not isinstance(value, (tuple, list)) or len(value) not in (2, 3):
-        came = type(value).__name__
-        if isinstance(value, (tuple, list)):
-            came += f" of {len(value)}"
         raise TypeError(
-            f"{name} (x, target), (x, target, lengths) or a Batch, got {came}"
+            f"{name} (x, target), (x, target, lengths) or a Batch, got {kind_of(value)}"
         )
     return Batch(*value)
 

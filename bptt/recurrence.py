@@ -312,8 +312,8 @@ def told(
     x, V, z, batched = tape.x, tape.V, tape.z, tape.batched
     (T, B), H, dtype = x.shape[:2], len(V), V.dtype
     if callable(dz):
-        dz = dz(0, z[1:] if batched else z[1:, 0])
-    if dz is not None:
+        dz = as_steps(_runs.asked(dz, 0, z[1:], batched, dtype), tape.back)
+    elif dz is not None:
         letters, shape = ("(T, B, H)", (T, B, H)) if batched else ("(T, H)", (T, H))
         dz = as_shaped("dz", dz, dtype, letters, shape, contiguous=False)
         dz = as_steps(dz if batched else dz[:, np.newaxis], tape.back)

@@ -206,7 +206,7 @@ class RNN:
         ((2, 16), (2, 3))
         """
         _parameters.check(self.params, self.stack.shapes(), self.stack.dtype)
-        budget = as_budgets(self.stack, memory, checkpoint)
+        budget = as_budgets(memory, checkpoint)
         batched = False
         if not is_list(x):
             x = as_array("x", x)
@@ -317,6 +317,11 @@ class RNN:
                 "tape must be the StackTape that RNN.forward returned, "
                 f"got {type(tape).__name__}"
             )
+        stack = self.stack
+        mine = stack.cells, stack.width, stack.hidden_size, stack.dtype
+        z = tape.z_last
+        if (len(z), tape.shape[-1], z.shape[-1], z.dtype) != mine:
+            raise ValueError(f"tape must be one of {self!r}, got {tape!r}")
         if dz is None and dz_last is None:
             raise ValueError("dz or dz_last must be given: a loss needs a gradient")
         batched = len(tape.shape) == 3

@@ -10,7 +10,8 @@ needs the room.)
 A source is one of
 
 - an array (T, B, I) or (T, I), or of token ids, such as a `numpy.memmap`, which is
-  read `steps` steps at a time;
+  read `steps` steps at a time, by default those of 1 MB of states, or sqrt(T) if that
+  is more: there is a state for each chunk, and all those of one;
 - an object with ``len(source)`` chunks ``source[i]``, arrays (t_i, B, I) each;
 - a function without arguments that returns a new iterator over chunks. An iterator
   cannot go back, and so is started again for each group of about sqrt(n) chunks;
@@ -30,14 +31,21 @@ from numpy.typing import ArrayLike, NDArray
 
 from bptt import _backend, _sources
 from bptt._forms import Rectangle
-from bptt._inputs import as_flow, as_input, as_reset_state, as_rows, with_records
+from bptt._inputs import (
+    as_flow,
+    as_input,
+    as_layer,
+    as_reset_state,
+    as_rows,
+    with_records,
+)
 from bptt._leaves import with_room
 from bptt._parts import Flow, Layout
 from bptt._runs import add_starts
 from bptt._sources import Source, StreamChangedError
 from bptt._tape import ErrorFlow, Gradients, as_error_flow
 from bptt._totals import Totals
-from bptt._validation import as_real, check_ndim, check_shape
+from bptt._validation import as_loss, as_real, check_function, check_shape
 from bptt.activations import Activation, as_activation
 
 Array = NDArray[Any]
@@ -111,6 +119,8 @@ def forward(
     >>> forward(chunks, np.ones((3, 2)), np.eye(2)).shape
     (2,)
     """
+    if each is not None:
+        check_function("each", each, "start and z")
     layer = _Layer(W, V, b, z0, activation, resets, reset_state)
     start = 0
     for x in Source(source, steps, layer).read():
@@ -191,6 +201,11 @@ def gradients(
     >>> gradients(chunks, loss, np.ones((3, 2)), np.eye(2)).grads.V.shape
     (2, 2)
     """
+    check_function("loss", loss, "start and z")
+    if dx is not None:
+        check_function("dx", dx, "start and a gradient")
+    if record is not None:
+        check_function("record", record, "start and a flow")
     layer = _Layer(W, V, b, z0, activation, resets, reset_state)
     flow = as_flow(clip_error, clip_error_value, record is not None)
     chunks = Source(source, steps, layer, keep=keep)
@@ -218,8 +233,9 @@ def gradients(
                 f"source must give the same chunks when it is read again; "
                 f"chunk {i} is another one"
             )
-        value, dz = loss(starts[i], layer.view(z)[1:])
-        total += float(value)
+        answer = loss(starts[i], layer.view(z)[1:])
+        value, dz = as_loss("loss(start, z)", answer)
+        total += value
         if record is not None and flow is not None:
             flow = with_records(flow, layer.activation, x.shape[:2], layer.H)
         gradient = back.run(x, z, dz, dx is not None, layout, flow)
@@ -243,14 +259,8 @@ class _Layer:
         resets: Resets,
         reset_state: ArrayLike | None,
     ) -> None:
-        self.W = as_real("W", W, contiguous=False)
-        check_ndim("W", self.W, "(I, H)")
+        self.W, self.V, self.b = as_layer(W, V, b)
         self.I, self.H = self.W.shape
-        self.V = as_real("V", V, self.W.dtype, contiguous=False)
-        check_shape("V", self.V, "(H, H)", (self.H, self.H))
-        self.b = None if b is None else as_real("b", b, self.W.dtype)
-        if self.b is not None:
-            check_shape("b", self.b, "(H,)", (self.H,))
         self.z0, self.activation = z0, as_activation(activation)
         self.resets = None if resets is None else _sources.Resets(resets, "source")
         self.B, self.batched = -1, True  # known from the first chunk on
@@ -275,7 +285,13 @@ class _Layer:
             if again is not None:
                 self.starts = np.concatenate([self.state, again])
         elif (B, batched) != (self.B, self.batched):
-            raise ValueError(f"source must give chunks of one B, got {self.B} and {B}")
+            first, other = (
+                str(n) if axis else "no axis B"
+                for n, axis in ((self.B, self.batched), (B, batched))
+            )
+            raise ValueError(
+                f"source must give chunks of one B, got {first} and {other}"
+            )
         return cells
 
     def layout(self, start: int, x: Array) -> Layout | None:

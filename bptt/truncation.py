@@ -145,7 +145,7 @@ def truncated(
     layer, sigma = as_layer(W, V, b), as_activation(activation)
     error = as_error_clip(clip_error, clip_error_value)
     pieces = Pieces(stream, k1, layer, z0, loss, lengths, resets, reset_state)
-    return _updates(pieces, layer, z0, k2, sigma, error)
+    return _updates(pieces, (W, V, b), z0, k2, sigma, error)
 
 
 def _updates(
@@ -156,8 +156,7 @@ def _updates(
     sigma: Activation,
     error: ErrorClip,
 ) -> Iterator[Update]:
-    W, V, b = layer
-    params = {"W": W, "V": V} if b is None else {"W": W, "V": V, "b": b}
+    W, _, b = as_layer(*layer)
     (I, H), dtype = W.shape, W.dtype
     window = Window(Stack(I, H, 1, 1, 0.0, b is not None, sigma, dtype), k2)
     window.start(None if state is None else [state], [pieces.reset_state])
@@ -175,6 +174,9 @@ def _updates(
             if tape is not None:
                 window.follow(tape)
                 tape = None
+            # Anew for each piece, for what had to be converted is a copy.
+            now = zip("WVb", as_layer(*layer), strict=True)
+            params = {name: p for name, p in now if p is not None}
             z, _ = window.forward(
                 params, piece.x, lengths=piece.lengths, resets=piece.resets
             )
@@ -260,7 +262,7 @@ def randomized(
     layer, sigma = as_layer(W, V, b), as_activation(activation)
     error = as_error_clip(clip_error, clip_error_value)
     pieces = Pieces(stream, k, layer, z0, loss, lengths, resets, reset_state)
-    return _at_cuts(pieces, layer, z0, c, lambda: rng.random() < c, sigma, error)
+    return _at_cuts(pieces, (W, V, b), z0, c, lambda: rng.random() < c, sigma, error)
 
 
 def _at_cuts(

@@ -2,6 +2,8 @@
 whatever is kept of the states, in the memory that the schedule tells.
 """
 
+import pickle
+
 import numpy as np
 import pytest
 from few_states import (
@@ -272,6 +274,18 @@ def test_each_cell_has_a_tape_where_all_states_are_kept():
     for cell, one in enumerate(tape.tapes):
         same_bits(one.z_last, tape.z_last[cell])
     same_bits(z[..., :5], tape.tapes[4].z.reshape(30, 3, 5))
+
+
+@BITS
+def test_a_tape_can_be_pickled():
+    rnn, x, z0, dz, dz_last = plain(T=30, B=3, dropout=0.4, **BOTH)
+    tape = rnn.forward(x, z0, lengths=[30, 7, 22], training=True, seed=1)[1]
+    other = pickle.loads(pickle.dumps(tape))
+    for one, same in zip(tape.tapes, other.tapes, strict=True):
+        same_bits(one.z, same.z)
+    grads, again = (rnn.backward(t, dz, dz_last=dz_last) for t in (tape, other))
+    for name, grad in grads.params.items():
+        same_bits(grad, again.params[name])
 
 
 @BITS

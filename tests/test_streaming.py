@@ -1,6 +1,7 @@
 """Streams against the same sequence in memory, and what happens when they change."""
 
 import tempfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from tolerances import normwise_bound
 
 import bptt
 from bptt import _backend, streaming
+from bptt._sources import CHUNK_BYTES, Slices
 from bptt.activations import Activation
 from bptt.streaming import StreamChangedError
 
@@ -180,6 +182,16 @@ def test_nothing_is_left_behind(rng, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_long_array_has_no_more_chunks_than_steps_in_one():
+    # A state is kept for each chunk, and those of wide ones are large.
+    T, B, H = 1_000_000, 32, 512
+    layer = SimpleNamespace(I=1, H=H, W=np.ones((1, H), np.float32))
+    x = np.broadcast_to(np.float32(0), (T, B, 1))
+    assert len(Slices(x, None, layer)) <= T**0.5
+    # And a short one is as the caches want it.
+    assert Slices(x[:100], None, layer).steps * B * H * 4 <= 2 * CHUNK_BYTES
+
+
 ROW = np.ones((5, 4))
 W, V = np.ones((4, 3)), np.eye(3)
 
@@ -190,14 +202,31 @@ W, V = np.ones((4, 3)), np.eye(3)
         (iter([ROW]), {}, "source must be readable twice, got an iterator; pass a function that returns a new one, or keep=True"),
         (5, {}, "source must be an array, chunks, a function or an iterator, got int"),
         ([], {}, "source must give at least one chunk"),
-        ([ROW, ROW[:, None].repeat(2, 1)], {}, "source must give chunks of one B, got 1 and 2"),
+        ([ROW, ROW[:, None].repeat(2, 1)], {}, "source must give chunks of one B, got no axis B and 2"),
+        ([ROW[:, None], ROW], {}, "source must give chunks of one B, got 1 and no axis B"),
+        (lambda: None, {}, "source() must return an iterator over chunks, got NoneType"),
         ([ROW[:, :3]], {}, "x must have shape (T, I) = (T, 4) to fit W, got (5, 3)"),
         ([ROW], {"steps": 3}, "steps must be None where the source gives chunks"),
         (ROW, {"steps": 0}, "steps must be at least 1, got 0"),
         (ROW, {"z0": np.ones(2)}, "z0 must have shape (H,) = (3,), got (2,)"),
+        (ROW[:, :0], {"W": W[:0]}, "W must have I >= 1, got I = 0"),
+        (ROW, {"W": W[:, :0], "V": V[:0, :0]}, "W must have H >= 1, got H = 0"),
+        (ROW, {"loss": None}, "loss must be a function of start and z, got NoneType"),
+        (ROW, {"dx": True}, "dx must be a function of start and a gradient, got bool"),
+        (ROW, {"record": True}, "record must be a function of start and a flow, got bool"),
+        (ROW, {"loss": lambda start, z: None}, "loss(start, z) must return (value, dz), got NoneType"),
+        (ROW, {"loss": lambda start, z: (0.0, z, z)}, "loss(start, z) must return (value, dz), got tuple of 3"),
+        (ROW, {"loss": lambda start, z: (z, 0.0)}, "the value of loss(start, z) must be a number, got an array of shape (5, 3)"),
     ],
 )  # fmt: skip
 def test_a_wrong_call_says_what_is_wrong(source, options, message):
+    options = {"loss": lambda start, z: (0.0, z), "W": W, "V": V} | options
     with pytest.raises((TypeError, ValueError)) as raised:
-        streaming.gradients(source, lambda start, z: (0.0, z), W, V, **options)
+        streaming.gradients(source, **options)
     assert str(raised.value) == message
+
+
+def test_each_must_be_a_function():
+    message = "each must be a function of start and z, got int"
+    with pytest.raises(TypeError, match=message):
+        streaming.forward(ROW, W, V, each=3)

@@ -178,6 +178,35 @@ def test_parameters_may_change_between_two_updates(rng):
             p -= 0.1 * getattr(update.grads, name)
 
 
+def every_other(array):
+    wide = np.zeros((*array.shape[:-1], 2 * array.shape[-1]))
+    wide[..., ::2] = array
+    return wide[..., ::2]
+
+
+@pytest.mark.parametrize("turned", [every_other, lambda a: a.astype(">f8")])
+@pytest.mark.parametrize(
+    ("walk", "options"),
+    [
+        (truncated, {"k1": 2}),
+        (truncated, {"k1": 2, "k2": 5}),
+        (randomized, {"k": 2, "probability": 0.5, "seed": 0}),
+    ],
+)
+def test_parameters_that_must_be_converted_may_change_too(walk, options, turned, rng):
+    case = make(rng)
+    stream, loss = stream_of(case)
+    losses = []
+    for kind in (np.copy, turned):
+        layer = [kind(getattr(case, name)) for name in NAMES]
+        for update in walk(stream, *layer, case.z0, loss=loss, **options):
+            losses.append(update.loss)
+            for p, grad in zip(layer, update.grads, strict=False):
+                p -= 0.1 * grad
+    half = len(losses) // 2
+    assert losses[:half] == losses[half:]
+
+
 def test_no_step_is_run_forward_twice(rng, monkeypatch):
     steps = []
 

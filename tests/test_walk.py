@@ -230,6 +230,17 @@ def test_one_sequence_without_its_axis():
     same_bits(one, many)
 
 
+@pytest.mark.parametrize("k2", [4, 9])
+def test_a_batch_without_steps_changes_nothing(k2):
+    network, (x, target) = make(), batches(0)
+    before = make()
+    history = train(
+        network, (x[:0], target[:0]), optimizer=SGD(0.1), steps=3, k1=4, k2=k2
+    )
+    assert history.loss.tolist() == [0, 0, 0]
+    same_bits(network, before)
+
+
 def run(network=None, batches=batches, steps=1, **options):
     network = network or make()
     return train(network, batches, optimizer=SGD(0.1), steps=steps, **options)

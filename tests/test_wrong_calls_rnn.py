@@ -55,6 +55,16 @@ rows = [x[:, 0], x[:2, 0]]
             "tape must be the StackTape that RNN.forward returned, got str",
         ),
         (
+            lambda: RNN(I, H, 4).backward(tape, dz_last=tape.z_last),
+            "tape must be one of RNN(I=4, H=5, num_layers=4, tanh, float32), got "
+            "StackTape(4 of Tape(T=7, B=3, I=4, H=5, float32, tanh))",
+        ),
+        (
+            lambda: RNN(I, H, 3).backward(tape, dz_last=tape.z_last),
+            "tape must be one of RNN(I=4, H=5, num_layers=3, tanh, float32), got "
+            "StackTape(4 of Tape(T=7, B=3, I=4, H=5, float32, tanh))",
+        ),
+        (
             lambda: stacked.backward(tape),
             "dz or dz_last must be given: a loss needs a gradient",
         ),
@@ -116,6 +126,14 @@ rows = [x[:, 0], x[:2, 0]]
         (
             lambda: stacked.forward(x[:, 0], np.ones((4, H), "f4"), offsets=[0, 3, 7]),
             "z0 must have shape (L, B, H) = (4, 2, 5), got (4, 5)",
+        ),
+        (
+            lambda: stacked.forward(x[:, 0], np.ones((4, 1, H), "f4"), offsets=[]),
+            "offsets must have shape (B + 1,), got (0,)",
+        ),
+        (
+            lambda: stacked.forward(x[:, 0], np.ones((4, 1, H), "f4"), offsets=7),
+            "offsets must have shape (B + 1,), got ()",
         ),
         (
             lambda: stacked.forward(rows, resets=[np.zeros(7, bool)]),
@@ -202,3 +220,9 @@ def test_a_wrong_call_says_what_is_wrong(call, message):
     with pytest.raises((TypeError, ValueError)) as caught:
         call()
     assert str(caught.value) == message
+
+
+def test_a_budget_that_is_too_small_is_told_as_it_came():
+    # A direction of a single layer has half of it.
+    with pytest.raises(ValueError, match=r"^memory must be at least \d+ .*, got 1$"):
+        RNN(I, H, bidirectional=True, seed=0).forward(x, memory=1)
