@@ -2,14 +2,15 @@
 
 ``python -m bench`` prints the table, ``python -m bench scaling`` the cost against T, H,
 B and threads, ``python -m bench roofline`` draws the roofline, ``python -m bench
-sequences`` has long, ragged, truncated and stacked runs beside plain ones.
+sequences`` has long, ragged, truncated and stacked runs beside plain ones, ``python -m
+bench sequence-peers`` long and ragged ones beside JAX and PyTorch.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from bench import roofline, scaling, sequences
+from bench import roofline, scaling, sequence_peers, sequences
 from bptt.bench import command
 from bptt.bench.runner import BUILT_IN
 
@@ -18,7 +19,12 @@ TARGETS = BUILT_IN | {
     "onednn": "bench.drivers:OneDNN",
     "peak": "bench.drivers:Peak",
 }
-COMMANDS = {"scaling": scaling, "roofline": roofline, "sequences": sequences}
+COMMANDS = {
+    "scaling": scaling,
+    "roofline": roofline,
+    "sequences": sequences,
+    "sequence-peers": sequence_peers,
+}
 
 
 def main(arguments):
