@@ -294,6 +294,7 @@ try:
             bptt.backward(tape, dz_last=last)
 except KeyboardInterrupt:
     print("interrupted", time.time(), flush=True)
+x = x[:1000]  # the same layer, soon done
 first = work()
 assert work() == first
 print("usable")
