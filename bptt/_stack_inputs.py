@@ -143,6 +143,10 @@ def as_function(stack: Stack, dz: Any, tape: StackTape, batch_first: bool) -> An
     if not batch_first or len(tape.shape) < 3:
         return dz
 
+    if tape.order.uneven:
+        T, B, _ = tape.shape
+        return lambda rows, z: dz(rows % B * T + rows // B, z)
+
     def turned(start: int, z: Array) -> Array:
         value = as_real("dz(start, z)", dz(start, z.swapaxes(0, 1)), stack.dtype)
         return value.swapaxes(0, 1) if value.ndim == 3 else value

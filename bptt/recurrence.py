@@ -41,7 +41,7 @@ from bptt._validation import as_shaped, check_shape
 from bptt.activations import Activation, as_activation
 
 Array = NDArray[Any]
-Dz = ArrayLike | Callable[[int, Array], ArrayLike] | None
+Dz = ArrayLike | Callable[[Any, Array], ArrayLike] | None
 
 __all__ = ["ErrorFlow", "Gradients", "Tape", "backward", "forward"]
 
@@ -216,6 +216,9 @@ def backward(
         function ``dz(start, z)`` that returns it for z, the states of the steps start +
         1 to start + len(z): where the tape does not keep all states it is called for
         one part after another, from the last to the first, and no dz (T, B, H) need be.
+        Where there were lengths, offsets or a list it is ``dz(rows, z)``, of states z
+        (n, H) that stand in these rows of x.reshape(T * B, I), of x (N, I), or of the
+        arrays of the list one after another; rows (n,) are in no order.
     dz_last : array_like of shape (B, H), or (H,) for one sequence, optional
         The same for a loss on the last state alone; added to dz where both are given.
         With T = 0 the last state is the initial one.
@@ -271,12 +274,7 @@ def backward(
     if isinstance(tape, _runs.Run):
         if out is not None:
             raise ValueError("out must be None with a tape of this kind")
-        if callable(dz):
-            if tape.form.name != "array":
-                raise ValueError(
-                    f"dz must be a {tape.form.name} like x, got a function"
-                )
-        elif dz is not None:
+        if dz is not None and not callable(dz):
             dz = tape.form.gather("dz", dz, len(tape.V), tape.V.dtype)
         if dz_last is not None:
             dz_last = as_rows(
