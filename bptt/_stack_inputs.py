@@ -8,7 +8,6 @@ from typing import Any
 from numpy.typing import DTypeLike, NDArray
 
 from bptt import initializers
-from bptt._forms import is_list
 from bptt._inputs import as_budget, budget_given
 from bptt._recompute import BudgetError
 from bptt._stack import Stack
@@ -77,15 +76,13 @@ def as_network_budgets(
     stack: Stack,
     memory: int | str | None,
     checkpoint: int | None,
-    x: Any,
-    lengths: Any,
     *,
     every: bool,
     omega: bool = False,
     apart: bool = False,
 ) -> dict[str, int]:
-    """Return what `as_budgets` does, for a network that can read within it, or whose
-    cells must have tapes of their own.
+    """Return what `as_budgets` does, for a network whose readout is at every step or
+    not; with omega or with tapes of their own its cells may need all states.
     """
     budget = as_budgets(stack, memory, checkpoint, together=every)
     if not budget:
@@ -99,11 +96,6 @@ def as_network_budgets(
     if omega:
         raise ValueError(
             f"{name} must be None with omega, which needs all states, got {came!r}"
-        )
-    if every and (is_list(x) or lengths is not None):
-        raise ValueError(
-            f"x must be an array without lengths with {name} and readout 'every', "
-            f"got {'a list' if is_list(x) else 'lengths'}"
         )
     return budget
 
