@@ -170,8 +170,14 @@ class Order:
         """
         if not self.listed:
             return value
+        return np.concatenate(self.items(name, value, letters, rest))
+
+    def items(
+        self, name: str, value: Any, letters: str, rest: tuple[int, ...] | None = None
+    ) -> list[Array]:
+        """Return what came as a list like x, each array checked as for `joined`."""
         assert self.counts is not None
-        return _joined(name, value, self.counts, letters, rest)
+        return _items(name, value, self.counts, letters, rest)
 
     def split(self, values: Array) -> Any:
         """Return one array, time first, in the form of x."""
@@ -213,13 +219,13 @@ def in_order(
     values, counts = as_values(x, I, dtype)
     offsets = np.concatenate([[0], np.cumsum(counts)])
     if resets is not None:
-        resets = _joined("resets", resets, counts, "(T,)", ())
+        resets = np.concatenate(_items("resets", resets, counts, "(T,)", ()))
     return values, Order(values, None, resets, offsets, listed=True)
 
 
-def _joined(
+def _items(
     name: str, value: Any, counts: Array, letters: str, rest: tuple[int, ...] | None
-) -> Array:
+) -> list[Array]:
     arrays = []
     for i, item in enumerate(as_list(name, value, len(counts))):
         array = as_array(f"{name}[{i}]", item)
@@ -227,7 +233,7 @@ def _joined(
         axes = None if rest is not None else 1
         check_shape(f"{name}[{i}]", array, letters, shape, axes)
         arrays.append(array)
-    return np.concatenate(arrays)
+    return arrays
 
 
 def batch_shape(x: Any) -> tuple[int, ...]:

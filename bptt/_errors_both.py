@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bptt import _backend, _zigzag
+from bptt._asked import asked
 from bptt._dropout import drop_back
 from bptt._inputs import as_flow, as_rows, with_records
 from bptt._layers import as_dz
 from bptt._layers_both import LayersBoth
 from bptt._leaves import with_room
 from bptt._parts import Flow, Segment
-from bptt._runs import Sums, as_recorded, asked
+from bptt._runs import Sums, as_recorded
 from bptt._sides import Side, Stretch
 from bptt._tape import ErrorFlow, Gradients
 
@@ -132,7 +133,7 @@ class _Errors:
             return None if dz is None else run.ground.rows(stretch, dz)
         z = run.states(run.layers - 1, stretch)
         ask = dz if first else dz.again
-        return asked(ask, stretch.t0, z, run.form.batched, z.dtype)
+        return asked(ask, run.form, (stretch.t0, stretch.t1), z, z.dtype)
 
     def _layer(
         self, k: int, stretch: Stretch, walk: _zigzag.Pass, error: Array | None

@@ -30,13 +30,19 @@ Array = NDArray[Any]
 
 
 class Rectangle:
-    """T steps of B sequences, or one sequence without the axis B."""
+    """T steps of B sequences, or one sequence without the axis B.
+
+    With lengths it came as a padded batch, of which no step is padding.
+    """
 
     name = "array"
     known_bytes = 0
 
-    def __init__(self, T: int, B: int, batched: bool) -> None:
+    def __init__(
+        self, T: int, B: int, batched: bool, *, with_lengths: bool = False
+    ) -> None:
         self.T, self.B, self.S, self.batched = T, B, B, batched
+        self.with_lengths = with_lengths
         self.cells, self.shape = T * B, (T, B)
         self.caller_rows = self.cells
         self.rows = (B,) if batched else ()
@@ -124,6 +130,8 @@ class Ragged:
         list is taken as its arrays one after another.
     sequence : ndarray of shape (N,)
         To which sequence each cell belongs.
+    before : ndarray of shape (S + 1,)
+        The steps of all sequences before each one.
     """
 
     batched = True
@@ -144,9 +152,9 @@ class Ragged:
         self._ended = self.B - left
 
         self._row, self._start = rank[slot], start
-        self._before = np.concatenate([[0], np.cumsum(lengths)]).astype(np.intp)
+        self.before = np.concatenate([[0], np.cumsum(lengths)]).astype(np.intp)
         padded = name == "padded"
-        first = np.arange(self.S) if padded else self._before[:-1]
+        first = np.arange(self.S) if padded else self.before[:-1]
         self.place = np.empty(self.cells, np.intp)
         self.sequence = np.empty(self.cells, np.intp)
         _backend.kernels.place_cells(
@@ -223,7 +231,7 @@ class Ragged:
             return rows.reshape(self.steps, self.S, *rows.shape[1:])
         if self.name == "values":
             return rows
-        b = self._before
+        b = self.before
         return [rows[b[i] : b[i + 1]] for i in range(self.S)]
 
     def _items(

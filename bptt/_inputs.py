@@ -71,7 +71,8 @@ def as_cells(
     T, B = x.shape[:2]
     counts = from_lengths(lengths, T, B)
     if T and (counts == T).all():
-        return x if x.dtype.kind == "f" else as_ids("x", x, I), Rectangle(T, B, True)
+        full = Rectangle(T, B, True, with_lengths=True)
+        return x if x.dtype.kind == "f" else as_ids("x", x, I), full
     form = Ragged("padded", counts, T)
     return _placed(x.reshape(T * B, *x.shape[2:]), form, I), form
 

@@ -163,8 +163,8 @@ class Layers:
             return None
         top = self.layers[-1]
         if callable(dz):
-            states, batched = top.leaves.states(leaf, top.z), self.form.batched
-            return leaf_of(dz, top.leaves, leaf, states, batched, top.W.dtype)
+            states = top.leaves.states(leaf, top.z)
+            return leaf_of(dz, self.form, top.leaves, leaf, states)
         return as_steps(self.rows(leaf, dz), back=False)
 
 
@@ -315,8 +315,6 @@ def _sizes(form: Form, L: int, I: int, H: int, itemsize: int, drops: bool) -> Si
 
 def as_dz(dz: Any, form: Form, H: int, dtype: Any) -> Any:
     """Return dz as (T, B, H), or rows (M, 1, H) of a ragged batch, or a function."""
-    if callable(dz) and isinstance(form, Ragged):
-        raise ValueError(f"dz must be a {form.name} like x, got a function")
     if dz is None or callable(dz):
         return dz
     if isinstance(form, Ragged):

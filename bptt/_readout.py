@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bptt import losses
+from bptt._asked import rows_of_list
 from bptt._inputs import ErrorClip
 from bptt._omega import with_omega
 from bptt._parameters import Shapes
@@ -150,6 +151,47 @@ def last_of(tape: StackTape, directions: int, drows: Array) -> Array:
     return dz_last
 
 
+class Targets:
+    """The targets of the states that are read, of which a few are asked for at a time.
+
+    Neither a list nor the steps that are no padding are made one array.
+
+    Attributes
+    ----------
+    rows : int
+        How many states are read.
+    """
+
+    def __init__(self, tape: StackTape, target: Any) -> None:
+        order, shape = tape.order, tape.shape[:-1]
+        self.arrays: list[Array] | None = None
+        self.B = shape[-1]
+        if order.listed:
+            arrays = order.items("target", target, "(T, ..)")
+            rest = arrays[0].shape[1:]
+            self.arrays = order.items("target", arrays, "(T, ..)", rest)
+            self.before = np.cumsum([0, *map(len, arrays)])
+            self.rows = int(self.before[-1])
+            return
+        self.array = as_array("target", target)
+        letters = "(T, B, ..)" if len(shape) == 2 else "(T, ..)"
+        check_shape("target", self.array, letters, shape, axes=len(shape))
+        valid = order.valid
+        self.rows = math.prod(shape) if valid is None else int(valid.sum())
+
+    def at(self, where: int | Array, part: slice) -> Array:
+        """Return the targets of a part of states, of which a function of them is told
+        where they stand; see `_asked.asked`.
+        """
+        if not isinstance(where, np.ndarray):
+            steps: Array = self.array[where + part.start : where + part.stop]
+            return steps
+        if self.arrays is not None:
+            return rows_of_list(self.arrays, self.before, where[part])
+        rows: Array = self.array[np.divmod(where[part], self.B)]
+        return rows
+
+
 class LeafLoss:
     """The readout and the loss on it of one leaf after another, as `dz(start, z)`.
 
@@ -168,34 +210,32 @@ class LeafLoss:
     def __init__(
         self, params: Mapping[str, Array], loss: str, tape: StackTape, target: Any
     ) -> None:
-        self.params, self.loss, self.target = params, loss, as_array("target", target)
-        shape = tape.shape[:-1]
-        letters = "(T, B, ..)" if len(shape) == 2 else "(T, ..)"
-        check_shape("target", self.target, letters, shape, axes=len(shape))
-        self.rows = math.prod(shape)
+        self.params, self.loss = params, loss
+        self.targets = Targets(tape, target)
         self.value = 0.0
         self.dU, self.dc = np.zeros_like(params["U"]), np.zeros_like(params["c"])
 
-    def __call__(self, start: int, z: Array) -> Array:
-        """Return dz of the steps start + 1 to start + len(z)."""
-        return self._blocks(start, z, counted=True)
+    def __call__(self, where: int | Array, z: Array) -> Array:
+        """Return dz of the steps behind a step, or of rows, as `_asked.asked` says."""
+        return self._blocks(where, z, counted=True)
 
-    def again(self, start: int, z: Array) -> Array:
-        """Return dz of steps whose loss is counted already."""
-        return self._blocks(start, z, counted=False)
+    def again(self, where: int | Array, z: Array) -> Array:
+        """Return dz of states whose loss is counted already."""
+        return self._blocks(where, z, counted=False)
 
-    def _blocks(self, start: int, z: Array, *, counted: bool) -> Array:
+    def _blocks(self, where: int | Array, z: Array, *, counted: bool) -> Array:
         dz = np.empty_like(z)
         row = math.prod(z.shape[1:-1]) * sum(self.params["U"].shape)
-        steps = max(1, BLOCK // max(1, row))
-        for t in range(0, len(z), steps):
-            dz[t : t + steps] = self._block(start + t, z[t : t + steps], counted)
+        n = max(1, BLOCK // max(1, row))
+        for t in range(0, len(z), n):
+            block = slice(t, min(len(z), t + n))
+            target = self.targets.at(where, block)
+            dz[block] = self._block(target, z[block], counted)
         return dz
 
-    def _block(self, start: int, z: Array, counted: bool) -> Array:
-        target = self.target[start : start + len(z)]
+    def _block(self, target: Array, z: Array, counted: bool) -> Array:
         value, dU, dc, dz = read_back(self.params, z, self.loss, target)
-        share = math.prod(z.shape[:-1]) / max(1, self.rows)
+        share = math.prod(z.shape[:-1]) / max(1, self.targets.rows)
         if counted:
             self.value += share * value
             self.dU += share * dU

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bptt import _backend, _halves, _recompute, _reuse
+from bptt._asked import asked, asked_at_once, cells_of
 from bptt._forms import Form, Ragged, Rectangle
 from bptt._leaves import Leaves, layout_of, starting, take_ends, with_room
 from bptt._parts import Flow, Layout
 from bptt._recompute import Schedule
 from bptt._tape import ErrorFlow, Gradients, Tape
 from bptt._totals import Totals
-from bptt._validation import as_real, check_shape
 from bptt.activations import Activation
 
 Array = NDArray[Any]
@@ -349,37 +349,34 @@ def backward(
         dx = form.empty(len(run.W), dtype) if wanted else None
     leaves = leaves_of(run)
     sums = Sums(run.W, run.V, run.b, run.activation, form, leaves, dz_last)
+    if callable(dz) and run.schedule is None and isinstance(form, Ragged):
+        dz = asked_at_once(dz, form, run.z, dtype)
     if form.T and form.B:
         for i, states in walk_back(run, leaves):
-            sums.back(
-                i, run.inputs(leaves, i), states,
-                leaf_of(dz, leaves, i, states, run.batched, dtype),
-                leaves.part(i, dx),
-                run.layout if run.schedule is None else leaves.layout(i),
-                flow_of(flow, leaves, i),
-            )  # fmt: skip
+            x, below = run.inputs(leaves, i), leaves.part(i, dx)
+            layout = run.layout if run.schedule is None else leaves.layout(i)
+            place = None if layout is None or not callable(dz) else layout.place
+            if layout is not None and place is not None:
+                # What it returns stands cell after cell, and so must x and dx.
+                assert isinstance(form, Ragged)
+                x = cells_of(x, place, form.before)
+                layout = layout._replace(place=None, sequence=None)
+                below = None if dx is None else np.empty(x.shape, dtype)
+            error = leaf_of(dz, form, leaves, i, states)
+            sums.back(i, x, states, error, below, layout, flow_of(flow, leaves, i))
+            if dx is not None and place is not None:
+                dx[place] = below
     grads = sums.gradients(None if dx is None else form.shaped(dx))
     if out is not None:
         grads = _reuse.overwrite(out, grads)
     return grads, as_recorded(flow, form)
 
 
-def leaf_of(
-    dz: Any, leaves: Leaves, i: int, states: Array, batched: bool, dtype: Any
-) -> Any:
+def leaf_of(dz: Any, form: Form, leaves: Leaves, i: int, states: Array) -> Any:
     """Return dz of a leaf, from cells or from a function of its states."""
     if not callable(dz):
         return leaves.part(i, dz)
-    return asked(dz, leaves.bounds(i)[0], states[1:], batched, dtype)
-
-
-def asked(dz: Any, start: int, z: Array, batched: bool, dtype: Any) -> Array:
-    """Return dz from a function of the states (T, B, H) behind a step."""
-    shown = z[:] if batched else z[:, 0]
-    shown.flags.writeable = False
-    value = as_real("dz(start, z)", dz(start, shown), dtype)
-    check_shape("dz(start, z)", value, "the shape of z", shown.shape)
-    return value.reshape(z.shape)
+    return asked(dz, form, leaves.bounds(i), leaves.after(i, states), states.dtype)
 
 
 def add_starts(dz0: Array, V: Array, layout: Layout | None) -> None:

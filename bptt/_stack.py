@@ -139,6 +139,11 @@ class Stack:
         if reset_state is not None:
             order.reset_states = reset_state
         shape = (*x.shape[: x.ndim - (x.dtype.kind not in "iu")], self.width)
+        if budget and (self.num_layers > 1 or together):
+            layers = self._layers(params, x, z0, order, generator, budget)
+            z_last = layers.z_last
+            each = tapes_of(layers) if isinstance(layers, Layers) else ()
+            return z_last, StackTape(each, (), z_last, shape, order, layers)
         if self.cells == 1:
             first = None if z0 is None else z0[0]
             cell = self._cell(params, 0)
@@ -147,11 +152,6 @@ class Stack:
             z_last = tape.z_last[np.newaxis]
             z = z_last if budget else z
             return z, StackTape((tape,), (), z_last, shape, order)
-        if budget and (self.num_layers > 1 or together):
-            layers = self._layers(params, x, z0, order, generator, budget)
-            z_last = layers.z_last
-            each = tapes_of(layers) if isinstance(layers, Layers) else ()
-            return z_last, StackTape(each, (), z_last, shape, order, layers)
         if self.directions == 2 and self.num_layers > 1 and order.uneven:
             return self._uneven(params, x, z0, order, generator, shape)
 
@@ -250,14 +250,14 @@ class Stack:
         **error: Any,
     ) -> tuple[StackGradients, tuple[ErrorFlow, ...]]:
         """Run backwards, do to the error of each cell what it says, and measure it."""
+        if tape.layers is not None:
+            return self._layers_back(tape, tape.layers, dz, dz_last, need_x_grad, error)
         if self.cells == 1:
             last = None if dz_last is None else dz_last[0]
             one, seen = _back(tape.tapes[0], dz, last, need_x_grad, error)
             dx = one.x if one.x is None else tape.order.split(one.x)
             mine = StackGradients(named(one, "WVb"), one.z0[np.newaxis], dx)
             return mine, tape.order.flows([seen])
-        if tape.layers is not None:
-            return self._layers_back(tape, tape.layers, dz, dz_last, need_x_grad, error)
         D = self.directions
         params: dict[str, Array] = {}
         flows: list[ErrorFlow | None] = [None] * self.cells

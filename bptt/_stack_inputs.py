@@ -8,7 +8,6 @@ from typing import Any
 from numpy.typing import DTypeLike, NDArray
 
 from bptt import initializers
-from bptt._forms import is_list
 from bptt._inputs import as_budget, budget_given
 from bptt._recompute import BudgetError
 from bptt._stack import Stack
@@ -66,15 +65,13 @@ def as_network_budgets(
     stack: Stack,
     memory: int | str | None,
     checkpoint: int | None,
-    x: Any,
-    lengths: Any,
     *,
     every: bool,
     omega: bool = False,
     apart: bool = False,
 ) -> dict[str, int]:
-    """Return what `as_budgets` does, for a network that can read within it, or whose
-    cells must have tapes of their own.
+    """Return what `as_budgets` does, for a network whose readout is at every step or
+    not; with omega or with tapes of their own its cells may need all states.
     """
     budget = as_budgets(memory, checkpoint)
     if not budget:
@@ -88,11 +85,6 @@ def as_network_budgets(
     if omega:
         raise ValueError(
             f"{name} must be None with omega, which needs all states, got {came!r}"
-        )
-    if every and (is_list(x) or lengths is not None):
-        raise ValueError(
-            f"x must be an array without lengths with {name} and readout 'every', "
-            f"got {'a list' if is_list(x) else 'lengths'}"
         )
     return budget
 
@@ -133,6 +125,10 @@ def as_function(stack: Stack, dz: Any, tape: StackTape, batch_first: bool) -> An
         raise ValueError("dz must be an array for both directions, got a function")
     if not batch_first or len(tape.shape) < 3:
         return dz
+
+    if tape.order.uneven:
+        T, B, _ = tape.shape
+        return lambda rows, z: dz(rows % B * T + rows // B, z)
 
     def turned(start: int, z: Array) -> Array:
         value = as_real("dz(start, z)", dz(start, z.swapaxes(0, 1)), stack.dtype)

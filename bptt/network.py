@@ -190,8 +190,8 @@ class Network:
             a network of one layer.
         memory, checkpoint : optional
             As in `RNN.forward`: keep only some states, and no readout of all steps.
-            Where that is "every" the loss is taken part by part, and differs by
-            rounding; then for sequences of one length.
+            Where that is "every" the loss is taken part by part, and loss and gradients
+            differ by rounding.
         clip_error, clip_error_value : float, optional
             As in `RNN.backward`. They bound the error in the layers: the loss, dU and
             dc are as they were, and so are the gradients of omega.
@@ -211,9 +211,8 @@ class Network:
         """
         term, every = as_term(omega), self.readout == "every"
         budget = as_network_budgets(
-            self.stack, memory, checkpoint, x, lengths, every=every,
-            omega=term is not None,
-        )  # fmt: skip
+            self.stack, memory, checkpoint, every=every, omega=term is not None
+        )
         generator = initializers.as_generator(seed) if self.stack.dropout else None
         z, tape = self._forward(x, z0, lengths, resets, generator, budget, go_on=True)
         found = learn(

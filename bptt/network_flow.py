@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bptt._asked import asked, places
 from bptt._readout import LeafLoss, last_of, read_tape_back, spread
 from bptt._runs import Run, leaves_of, walk_back
 from bptt._stack import NOTHING
@@ -135,9 +136,7 @@ def layer_traces(
     """
     _check(network)
     stack, every = network.stack, network.readout == "every"
-    budget = as_network_budgets(
-        stack, memory, checkpoint, x, lengths, every=every, apart=True
-    )
+    budget = as_network_budgets(stack, memory, checkpoint, every=every, apart=True)
     down = list(_down(network, x, target, z0, budget, lengths=lengths, resets=resets))
     D = stack.directions
     layers = [down[at : at + D] for at in range(0, len(down), D)]
@@ -342,10 +341,14 @@ def _down(
 def _by_leaf(network: Network, tape: StackTape, target: Any) -> tuple[float, Array]:
     """Return the loss on states that are not all kept, and its gradient by them."""
     loss = LeafLoss(network.params, network.loss, tape, target)
-    dz, top = np.empty(tape.shape, network.dtype), tape.tapes[-1]
+    dz, top = np.zeros(tape.shape, network.dtype), tape.tapes[-1]
+    rows = dz.reshape(-1, tape.shape[-1])
     if isinstance(top, Run) and top.schedule is not None:
-        leaves = leaves_of(top)
+        form, leaves = top.form, leaves_of(top)
         for i, z in walk_back(top, leaves):
             t0, t1 = leaves.bounds(i)
-            dz[t0:t1] = loss(t0, z[1:] if top.batched else z[1:, 0])
+            part = asked(loss, form, (t0, t1), leaves.after(i, z), dz.dtype)
+            where = places(form, t0, t1)
+            mine = slice(t0 * form.B, t1 * form.B) if where is None else where
+            rows[mine] = part.reshape(-1, rows.shape[-1])
     return loss.value, dz

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bptt import _backend, _reuse, _runs
-from bptt._forms import is_list
+from bptt._asked import asked
+from bptt._forms import Rectangle, is_list
 from bptt._inputs import (
     as_budget,
     as_cells,
@@ -41,7 +42,7 @@ from bptt._validation import as_shaped
 from bptt.activations import Activation, as_activation
 
 Array = NDArray[Any]
-Dz = ArrayLike | Callable[[int, Array], ArrayLike] | None
+Dz = ArrayLike | Callable[[Any, Array], ArrayLike] | None
 
 __all__ = ["ErrorFlow", "Gradients", "Tape", "backward", "forward"]
 
@@ -214,6 +215,9 @@ def backward(
         function ``dz(start, z)`` that returns it for z, the states of the steps start +
         1 to start + len(z): where the tape does not keep all states it is called for
         one part after another, from the last to the first, and no dz (T, B, H) need be.
+        Where there were lengths, offsets or a list it is ``dz(rows, z)``, of states z
+        (n, H) that stand in these rows of x.reshape(T * B, I), of x (N, I), or of the
+        arrays of the list one after another; rows (n,) are in no order.
     dz_last : array_like of shape (B, H), or (H,) for one sequence, optional
         The same for a loss on the last state alone; added to dz where both are given.
         With T = 0 the last state is the initial one.
@@ -269,12 +273,7 @@ def backward(
     if isinstance(tape, _runs.Run):
         if out is not None and tape.form.name == "list":
             raise ValueError("out must be None where x was a list")
-        if callable(dz):
-            if tape.form.name != "array":
-                raise ValueError(
-                    f"dz must be a {tape.form.name} like x, got a function"
-                )
-        elif dz is not None:
+        if dz is not None and not callable(dz):
             dz = tape.form.gather("dz", dz, len(tape.V), tape.V.dtype)
         if dz_last is not None:
             dz_last = as_rows(
@@ -312,7 +311,8 @@ def told(
     x, V, z, batched = tape.x, tape.V, tape.z, tape.batched
     (T, B), H, dtype = x.shape[:2], len(V), V.dtype
     if callable(dz):
-        dz = as_steps(_runs.asked(dz, 0, z[1:], batched, dtype), tape.back)
+        form = Rectangle(T, B, batched)
+        dz = as_steps(asked(dz, form, (0, T), z[1:], dtype), tape.back)
     elif dz is not None:
         letters, shape = ("(T, B, H)", (T, B, H)) if batched else ("(T, H)", (T, H))
         dz = as_shaped("dz", dz, dtype, letters, shape, contiguous=False)

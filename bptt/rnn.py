@@ -24,7 +24,7 @@ from bptt.activations import Activation
 from bptt.recurrence import ErrorFlow
 
 Array = NDArray[Any]
-Dz = Any | Callable[[int, Array], ArrayLike] | None
+Dz = Any | Callable[[Any, Array], ArrayLike] | None
 
 
 class RNN:
@@ -283,7 +283,8 @@ class RNN:
         dz : array_like of shape (T, B, D H), or (T, D H) for one sequence, optional
             Gradient of the loss with respect to each state that `forward` returned, in
             the form of x. Of layers in one direction it may be a function of the
-            states of the last one, as in `bptt.backward`.
+            states of the last one, as in `bptt.backward`; with batch_first rows are
+            those of x.reshape(B * T, I).
         dz_last : array_like of shape (L, B, H), or (L, H) for one sequence, optional
             The same for the states in ``tape.z_last``; added where both are given.
         need_x_grad : bool, default True

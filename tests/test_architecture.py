@@ -22,7 +22,7 @@ LEVELS = [
     {"_kernels", "_reference"},
     {"_backend"},
     {"_at_once", "_forms", "_totals"},
-    {"_halves", "_leaves", "_reuse", "_zigzag"},
+    {"_asked", "_halves", "_leaves", "_reuse", "_zigzag"},
     {"clipping", "_inputs", "_runs", "_sources"},
     {"_sides"},
     {"_sides_ragged"},
