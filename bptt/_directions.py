@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bptt._forms import as_list, from_lengths, from_offsets, is_list
+from bptt._forms import as_list, is_list
 from bptt._inputs import as_values
+from bptt._lengths import from_lengths, from_offsets
 from bptt._tape import ErrorFlow
 from bptt._validation import as_array, check_shape
 

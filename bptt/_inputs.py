@@ -8,7 +8,8 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bptt._forms import Form, Ragged, Rectangle, from_lengths, from_offsets, is_list
+from bptt._forms import Form, Ragged, Rectangle, is_list
+from bptt._lengths import from_lengths, from_offsets
 from bptt._parts import Flow
 from bptt._recompute import as_bytes
 from bptt._validation import (

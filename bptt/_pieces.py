@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bptt._directions import batch_shape
-from bptt._forms import Rectangle, from_lengths, is_list
+from bptt._forms import Rectangle, is_list
+from bptt._lengths import from_lengths
 from bptt._readout import spread, without_padding
 from bptt._sources import Resets
 from bptt._validation import as_array, as_loss, as_real, check_function, kind_of

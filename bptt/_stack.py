@@ -25,10 +25,11 @@ from bptt import _both_ways, _errors_both, _layers, _layers_both
 from bptt._at_once import both
 from bptt._directions import Order, batch_shape, in_order
 from bptt._dropout import draw, drop, drop_back
-from bptt._forms import as_offsets, is_list
+from bptt._forms import is_list
 from bptt._layer_tapes import tapes_of
 from bptt._layers import Layers
 from bptt._layers_both import LayersBoth
+from bptt._lengths import as_offsets
 from bptt._parameters import Shapes, names_of_cells, shapes_of_cells
 from bptt._runs import Run
 from bptt._stack_tape import Later, StackGradients, StackTape, named

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bptt import initializers
-from bptt._forms import Rectangle, from_lengths, is_list
+from bptt._forms import Rectangle, is_list
 from bptt._inputs import NO_CLIP, ErrorClip
+from bptt._lengths import from_lengths
 from bptt._pieces import lengths_of_piece
 from bptt._readout import NetworkGradients
 from bptt._stack import States

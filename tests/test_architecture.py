@@ -13,6 +13,7 @@ PACKAGE = Path(bptt.__file__).parent
 LEVELS = [
     {"_aligned", "_dropout", "_parts", "_validation", "activations"},
     {
+        "_lengths",
         "_threads",
         "_recompute",
         "_reference_parts",
