@@ -102,7 +102,7 @@ class Order:
         *,
         listed: bool = False,
     ) -> None:
-        self.valid: Array | None = None
+        self._padded: tuple[int, Array] | None = None
         self.counts: Array | None = None
         self.listed = listed
         self.reversal = Reversal()
@@ -123,13 +123,22 @@ class Order:
         if self._lengths is not None and batched:
             T, B = x.shape[:2]
             counts = from_lengths(self._lengths, T, B)
-            self.valid = np.arange(T)[:, np.newaxis] < counts
+            self._padded = T, counts
             self.reversal = Reversal(counts, T)
         if resets is not None:
             self._resets = as_array("resets", resets)
             if self._resets.ndim == 1 and batched:
                 shape = (len(self._resets), x.shape[1])
                 self._resets = np.broadcast_to(self._resets[:, np.newaxis], shape)
+
+    @cached_property
+    def valid(self) -> Array | None:
+        # A flag for each step: not made where layers are run leaf by leaf.
+        if self._padded is None:
+            return None
+        T, counts = self._padded
+        valid: Array = np.arange(T)[:, np.newaxis] < counts
+        return valid
 
     @property
     def plain(self) -> bool:

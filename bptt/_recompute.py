@@ -196,7 +196,7 @@ class Sizes(NamedTuple):
         Parts of a batch that are run at once, with packed weights and sums of their
         own: 1 or 2.
     places : int
-        Bytes that say where a cell of a leaf stands.
+        Bytes that say where a cell of a leaf stands, and which token it is.
     starts : int
         Rows of a chunk that start anew, at most.
     """
@@ -213,6 +213,15 @@ class Sizes(NamedTuple):
     halves: int = 1
     places: int = 0
     starts: int = 0
+
+    def with_ids(self, x: Any, listed: bool = False) -> Sizes:
+        """Return the sizes with what token ids take: all of them, twice where they come
+        from a list, and those of a leaf as the kernels take them, twice in halves.
+        """
+        if isinstance(x, list) or x.ndim == 3:
+            return self
+        beside = self.beside + (1 + listed) * x.nbytes
+        return self._replace(beside=beside, places=self.places + 8 * self.halves)
 
     def with_events(self, *layouts: Layout | None) -> Sizes:
         """Return the sizes with what layouts take, and the rows that start anew."""

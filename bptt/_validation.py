@@ -96,24 +96,6 @@ def as_shaped(
     return array
 
 
-def as_ids(name: str, array: Array, limit: int) -> Array:
-    """Return a copy of token ids as intp, contiguous, each within 0 <= id < limit.
-
-    A copy that cannot be written to: the kernels take an id for an address.
-    """
-    array = np.array(array, order="C")
-    if array.size:
-        lowest, highest = int(array.min()), int(array.max())
-        if lowest < 0 or highest >= limit:
-            wrong = lowest if lowest < 0 else highest
-            raise ValueError(
-                f"{name} must hold token ids from 0 to I - 1 = {limit - 1}, got {wrong}"
-            )
-    ids = array.astype(np.intp, copy=False)
-    ids.flags.writeable = False
-    return ids
-
-
 def check_shape(
     name: str,
     array: Array,

@@ -136,7 +136,7 @@ CALLS = [
     (forward(list(x[..., :3])), "x[0] must have shape (T, I) = (T, 4) to fit W, got (3, 3)"),
     (forward([x[0], ids[0]]), "x must be a list of arrays of one kind, features or ids"),
     (forward([ids]), "x[0] of integers must have shape (T,): token ids; got (5, 3)"),
-    (forward([ids[0] + 3]), "x must hold token ids from 0 to I - 1 = 3, got 4"),
+    (forward([ids[0] + 3]), "x[0] must hold token ids from 0 to I - 1 = 3, got 4"),
     (forward(offsets=[0, 5]), "x must have shape (T, I) = (T, 4) to fit W, got (5, 3, 4)"),
     (forward(x[0], offsets=[0, 2]), "offsets must ascend from 0 to 3, the rows of x, got 0 to 2"),
     (forward(x[0], offsets=[0, 2, 1, 3]), "offsets must ascend from 0 to 3, the rows of x, got 1 after 2"),
