@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from bptt._forms import as_list, from_lengths, from_offsets, is_list
 from bptt._inputs import as_values
@@ -171,23 +171,30 @@ class Order:
         return options
 
     def joined(
-        self, name: str, value: Any, letters: str, rest: tuple[int, ...] | None = None
+        self,
+        name: str,
+        value: Any,
+        letters: str,
+        rest: tuple[int, ...] | None = None,
+        dtype: DTypeLike | None = None,
     ) -> Any:
         """Return what came in the form of x as one array, time first.
 
-        Its axes but the first are the rest, where that is given.
+        Its axes but the first are the rest, where that is given. The dtype is that of
+        what comes from no arrays.
         """
         if not self.listed:
             return value
         assert self.counts is not None
-        return _joined(name, value, self.counts, letters, rest)
+        return _joined(name, value, self.counts, letters, rest, dtype)
 
     def split(self, values: Array) -> Any:
         """Return one array, time first, in the form of x."""
         if not self.listed:
             return values
         assert self.counts is not None
-        return np.split(values, np.cumsum(self.counts)[:-1])
+        ends = np.cumsum(self.counts)
+        return np.split(values, ends[:-1]) if len(ends) else []
 
     def flows(
         self, flows: Sequence[ErrorFlow | None], directions: int = 1
@@ -222,12 +229,17 @@ def in_order(
     values, counts = as_values(x, I, dtype)
     offsets = np.concatenate([[0], np.cumsum(counts)])
     if resets is not None:
-        resets = _joined("resets", resets, counts, "(T,)", ())
+        resets = _joined("resets", resets, counts, "(T,)", (), bool)
     return values, Order(values, None, resets, offsets, listed=True)
 
 
 def _joined(
-    name: str, value: Any, counts: Array, letters: str, rest: tuple[int, ...] | None
+    name: str,
+    value: Any,
+    counts: Array,
+    letters: str,
+    rest: tuple[int, ...] | None,
+    dtype: DTypeLike | None,
 ) -> Array:
     arrays = []
     for i, item in enumerate(as_list(name, value, len(counts))):
@@ -236,7 +248,7 @@ def _joined(
         axes = None if rest is not None else 1
         check_shape(f"{name}[{i}]", array, letters, shape, axes)
         arrays.append(array)
-    return np.concatenate(arrays)
+    return np.concatenate(arrays) if arrays else np.empty((0, *(rest or ())), dtype)
 
 
 def batch_shape(x: Any) -> tuple[int, ...]:

@@ -352,10 +352,8 @@ def as_offsets(value: ArrayLike) -> Array:
 
 def is_list(x: Any) -> bool:
     """Whether x is a list of sequences: of arrays, not of numbers."""
-    return (
-        isinstance(x, (list, tuple))
-        and len(x) > 0
-        and all(isinstance(a, np.ndarray) and a.ndim > 0 for a in x)
+    return isinstance(x, (list, tuple)) and all(
+        isinstance(a, np.ndarray) and a.ndim > 0 for a in x
     )
 
 

@@ -54,7 +54,7 @@ def as_cells(
             raise ValueError("x must be an array with lengths or offsets, got a list")
         items = _as_items(x, I, dtype)
         form = Ragged("list", np.array([len(a) for a in items], np.intp))
-        if items[0].dtype.kind == "f":
+        if not items or items[0].dtype.kind == "f":
             return items, form
         return _placed(_joined(items, I), form, I, kept), form
     if offsets is not None:
@@ -88,7 +88,8 @@ def as_cells(
 def as_values(x: Any, I: int, dtype: np.dtype[Any]) -> tuple[Array, Array]:
     """Return a list of sequences one after another, (N, I) or ids (N,), and lengths."""
     items = _as_items(x, I, dtype)
-    return _joined(items, I), np.array([len(a) for a in items], np.intp)
+    lengths = np.array([len(a) for a in items], np.intp)
+    return _joined(items, I) if items else np.empty((0, I), dtype), lengths
 
 
 def _as_items(x: Any, I: int, dtype: np.dtype[Any]) -> list[Array]:

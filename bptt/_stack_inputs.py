@@ -117,7 +117,7 @@ def forward_within(
 def as_dz(stack: Stack, dz: Any, tape: StackTape, batch_first: bool) -> Array:
     """Return dz, which came in the form of x, as one array, time first."""
     width, batched = stack.width, len(tape.shape) == 3
-    dz = tape.order.joined("dz", dz, "(T, D H)", (width,))
+    dz = tape.order.joined("dz", dz, "(T, D H)", (width,), stack.dtype)
     dz = as_real("dz", dz, stack.dtype, contiguous=False)
     T, *B, _ = tape.shape
     letters = "B, T" if batch_first else "T, B"

@@ -69,7 +69,7 @@ def forward(
     x : array_like of shape (T, B, I) or (T, I), or of integers of shape (T, B) or (T,)
         The input, time first. Integers are token ids from 0 to I - 1, each of which
         stands for the one-hot row that selects a row of W. A list of such arrays, one
-        sequence (T, I) each, is a batch of sequences of their own lengths.
+        sequence (T, I) each, is a batch of sequences of their own lengths; [] of none.
     W : array_like of shape (I, H)
         Input weights, float32 or float64; all other arrays have the same dtype.
     V : array_like of shape (H, H)
