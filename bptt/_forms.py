@@ -155,6 +155,12 @@ class Ragged:
         )  # fmt: skip
 
     @property
+    def kind(self) -> str:
+        """What an array of the form is called, in errors."""
+        kinds = {"list": "a list", "padded": "a padded array"}
+        return kinds.get(self.name, "an array of values")
+
+    @property
     def known_bytes(self) -> int:
         """The bytes of what says where each cell stands: two numbers for each, and two
         for each step.

@@ -14,6 +14,7 @@ from bptt._parts import Flow
 from bptt._recompute import as_bytes
 from bptt._validation import (
     as_array,
+    as_flag,
     as_positive,
     as_real,
     as_shaped,
@@ -193,6 +194,8 @@ def as_flow(
     clip_error: float | None, clip_error_value: float | None, record: bool
 ) -> Flow | None:
     """Return what is to be done with the error; None for nothing."""
+    if record is not False and record is not True:
+        record = as_flag("record", record)
     if clip_error is clip_error_value is None:
         return _UNCLIPPED if record else None
     return Flow(

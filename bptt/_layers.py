@@ -319,7 +319,7 @@ def _sizes(form: Form, L: int, I: int, H: int, itemsize: int, drops: bool) -> Si
 def as_dz(dz: Any, form: Form, H: int, dtype: Any) -> Any:
     """Return dz as (T, B, H), or rows (M, 1, H) of a ragged batch, or a function."""
     if callable(dz) and isinstance(form, Ragged):
-        raise ValueError(f"dz must be a {form.name} like x, got a function")
+        raise ValueError(f"dz must be {form.kind} like x, got a function")
     if dz is None or callable(dz):
         return dz
     if isinstance(form, Ragged):

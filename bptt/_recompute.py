@@ -172,9 +172,15 @@ def as_bytes(name: str, value: Any) -> int:
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?I?B?)\s*", value.upper())
         if match is None or match[2] not in _UNITS:
             raise ValueError(
-                f"{name} must be bytes, or text such as '64MB', got {value!r}"
+                f"{name} must be a number of bytes, or text such as '64MB', "
+                f"got {value!r}"
             )
         value = int(float(match[1]) * _UNITS[match[2]])
+    elif not hasattr(value, "__index__"):
+        raise TypeError(
+            f"{name} must be a number of bytes, or text such as '64MB', "
+            f"got {type(value).__name__}"
+        )
     return as_size(name, value)
 
 

@@ -22,7 +22,7 @@ from bptt._parts import Flow, Layout
 from bptt._recompute import Schedule
 from bptt._tape import ErrorFlow, Gradients, Tape
 from bptt._totals import Totals
-from bptt._validation import as_real, check_shape
+from bptt._validation import as_real, check_like
 from bptt.activations import Activation
 
 Array = NDArray[Any]
@@ -379,7 +379,7 @@ def asked(dz: Any, start: int, z: Array, batched: bool, dtype: Any) -> Array:
     shown = z[:] if batched else z[:, 0]
     shown.flags.writeable = False
     value = as_real("dz(start, z)", dz(start, shown), dtype)
-    check_shape("dz(start, z)", value, "the shape of z", shown.shape)
+    check_like("dz(start, z)", value, "z", shown.shape)
     return value.reshape(z.shape)
 
 

@@ -13,7 +13,7 @@ from bptt._inputs import as_budget, budget_given
 from bptt._recompute import BudgetError
 from bptt._stack import Stack
 from bptt._stack_tape import StackTape
-from bptt._validation import as_fraction, as_real, as_size, check_shape
+from bptt._validation import as_flag, as_fraction, as_real, as_size, check_shape
 from bptt.activations import Activation, as_activation
 
 Array = NDArray[Any]
@@ -34,7 +34,7 @@ def as_stack(
         as_size("input_size", input_size),
         as_size("hidden_size", hidden_size),
         as_size("num_layers", num_layers),
-        2 if bidirectional else 1,
+        2 if as_flag("bidirectional", bidirectional) else 1,
         as_fraction("dropout", dropout),
         bool(bias),
         as_activation(activation),

@@ -114,6 +114,15 @@ def check_shape(
         )
 
 
+def check_like(name: str, array: Array, other: str, expected: tuple[int, ...]) -> None:
+    """Refuse an array that has not the shape of another one."""
+    if array.shape != expected:
+        raise ValueError(
+            f"{name} must have the shape of {other}, {_shape(expected)}, "
+            f"got {_shape(array.shape)}"
+        )
+
+
 def check_ndim(name: str, array: Array, letters: str) -> None:
     """Refuse an array that has not one axis for each letter."""
     if array.ndim != letters.count(",") + (not letters.endswith(",)")):
@@ -194,6 +203,13 @@ def as_size(name: str, value: Any) -> int:
     if size < 1 or isinstance(value, (bool, np.bool_)):
         raise ValueError(f"{name} must be at least 1, got {value!r}")
     return size
+
+
+def as_flag(name: str, value: Any) -> bool:
+    """Return value as a bool, refusing what is only as good as one."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
 
 
 def as_number(name: str, value: Any) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bptt import _backend, _reuse, _runs
-from bptt._forms import is_list
+from bptt._forms import Ragged, is_list
 from bptt._inputs import (
     as_budget,
     as_cells,
@@ -272,10 +272,8 @@ def backward(
         if out is not None and tape.form.name == "list":
             raise ValueError("out must be None where x was a list")
         if callable(dz):
-            if tape.form.name != "array":
-                raise ValueError(
-                    f"dz must be a {tape.form.name} like x, got a function"
-                )
+            if isinstance(tape.form, Ragged):
+                raise ValueError(f"dz must be {tape.form.kind} like x, got a function")
         elif dz is not None:
             dz = tape.form.gather("dz", dz, len(tape.V), tape.V.dtype)
         if dz_last is not None:

@@ -45,7 +45,7 @@ from bptt._runs import add_starts
 from bptt._sources import Source, StreamChangedError
 from bptt._tape import ErrorFlow, Gradients, as_error_flow
 from bptt._totals import Totals
-from bptt._validation import as_loss, as_real, check_function, check_shape
+from bptt._validation import as_loss, as_real, check_function, check_like
 from bptt.activations import Activation, as_activation
 
 Array = NDArray[Any]
@@ -269,9 +269,14 @@ class _Layer:
             raise ValueError("reset_state needs resets, got None")
         self.state = self.starts = np.empty((0, self.H), self.W.dtype)
 
-    def read(self, x: ArrayLike) -> Array:
-        """Return a chunk as (t, B, I), or ids (t, B)."""
-        cells, batched = as_input(x, self.I, self.W.dtype)
+    def read(self, x: ArrayLike, where: str) -> Array:
+        """Return a chunk as (t, B, I), or ids (t, B); where it is, for errors."""
+        try:
+            cells, batched = as_input(x, self.I, self.W.dtype)
+        except TypeError as error:
+            raise TypeError(f"{where}{error}") from None
+        except ValueError as error:
+            raise ValueError(f"{where}{error}") from None
         B = cells.shape[1]
         if self.B < 0:
             self.B, self.batched = B, batched
@@ -290,7 +295,7 @@ class _Layer:
                 for n, axis in ((self.B, self.batched), (B, batched))
             )
             raise ValueError(
-                f"source must give chunks of one B, got {first} and {other}"
+                f"{where}source must give chunks of one B, got {first} and {other}"
             )
         return cells
 
@@ -359,7 +364,7 @@ class _Backward:
             if dz.shape == shape[1:]:
                 dz, dz_last = None, dz.reshape(B, H)
             else:
-                check_shape("dz", dz, "the shape of z", shape)
+                check_like("dz", dz, "z", shape)
                 dz = dz.reshape(T, B, H)
         if T and B:
             da_first = np.empty((B, H), dtype)
