@@ -19,6 +19,9 @@ A source is one of
 
 Where sequences start anew is said by an array of all steps, in memory or a memmap, or
 by a function that is asked chunk by chunk.
+
+The functions take one layer; those on top of each other keep few states with
+`bptt.RNN.forward(memory=)`, which takes an array.
 """
 
 from __future__ import annotations
@@ -85,7 +88,7 @@ def forward(
     steps: int | None = None,
     each: Callable[[int, Array], object] | None = None,
 ) -> Array:
-    """Run forward over a source, and return the last state.
+    """Run one layer forward over a source, and return the last state.
 
     Parameters
     ----------
@@ -149,7 +152,7 @@ def gradients(
     dx: Callable[[int, Array], object] | None = None,
     record: Callable[[int, ErrorFlow], object] | None = None,
 ) -> StreamResult:
-    """Return a loss over a source, and its exact gradients.
+    """Return a loss over a source, and its exact gradients, of one layer.
 
     Where each chunk but the last has a multiple of the kernels' own time chunk, as
     those of an array have, the gradients have the bits of `bptt.backward`.

@@ -9,7 +9,7 @@ from proof import random_case
 from tolerances import normwise_bound
 
 import bptt
-from bptt import _backend, streaming
+from bptt import _backend, streaming, truncation
 from bptt._sources import CHUNK_BYTES, Slices
 from bptt.activations import Activation
 from bptt.streaming import StreamChangedError
@@ -234,3 +234,13 @@ def test_each_must_be_a_function():
     message = "each must be a function of start and z, got int"
     with pytest.raises(TypeError, match=message):
         streaming.forward(ROW, W, V, each=3)
+
+
+def test_they_say_that_they_take_one_layer():
+    for module in (streaming, truncation):
+        assert "take one layer" in " ".join(module.__doc__.split())
+    for function in (
+        streaming.forward, streaming.gradients,
+        truncation.truncated, truncation.randomized,
+    ):  # fmt: skip
+        assert "one layer" in function.__doc__.split("\n")[0]
