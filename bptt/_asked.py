@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bptt._forms import Form, Ragged
-from bptt._validation import as_real, check_shape
+from bptt._validation import as_real, check_like
 
 Array = NDArray[Any]
 Function = Callable[[Any, Array], ArrayLike]
@@ -41,7 +41,7 @@ def asked(
     shown.flags.writeable = False
     given = dz(steps[0] if where is None else where, shown)
     value = as_real(name, given, dtype)
-    check_shape(name, value, "the shape of z", shown.shape)
+    check_like(name, value, "z", shown.shape)
     return value.reshape(z.shape)
 
 

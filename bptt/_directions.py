@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from bptt._forms import as_list, is_list
 from bptt._inputs import as_values
@@ -103,7 +103,7 @@ class Order:
         *,
         listed: bool = False,
     ) -> None:
-        self.valid: Array | None = None
+        self._padded: tuple[int, Array] | None = None
         self.counts: Array | None = None
         self.listed = listed
         self.reversal = Reversal()
@@ -124,13 +124,22 @@ class Order:
         if self._lengths is not None and batched:
             T, B = x.shape[:2]
             counts = from_lengths(self._lengths, T, B)
-            self.valid = np.arange(T)[:, np.newaxis] < counts
+            self._padded = T, counts
             self.reversal = Reversal(counts, T)
         if resets is not None:
             self._resets = as_array("resets", resets)
             if self._resets.ndim == 1 and batched:
                 shape = (len(self._resets), x.shape[1])
                 self._resets = np.broadcast_to(self._resets[:, np.newaxis], shape)
+
+    @cached_property
+    def valid(self) -> Array | None:
+        # A flag for each step: not made where layers are run leaf by leaf.
+        if self._padded is None:
+            return None
+        T, counts = self._padded
+        valid: Array = np.arange(T)[:, np.newaxis] < counts
+        return valid
 
     @property
     def plain(self) -> bool:
@@ -163,15 +172,21 @@ class Order:
         return options
 
     def joined(
-        self, name: str, value: Any, letters: str, rest: tuple[int, ...] | None = None
+        self,
+        name: str,
+        value: Any,
+        letters: str,
+        rest: tuple[int, ...] | None = None,
+        dtype: DTypeLike | None = None,
     ) -> Any:
         """Return what came in the form of x as one array, time first.
 
-        Its axes but the first are the rest, where that is given.
+        Its axes but the first are the rest, where that is given. The dtype is that of
+        what comes from no arrays.
         """
         if not self.listed:
             return value
-        return np.concatenate(self.items(name, value, letters, rest))
+        return _concatenated(self.items(name, value, letters, rest), rest, dtype)
 
     def items(
         self, name: str, value: Any, letters: str, rest: tuple[int, ...] | None = None
@@ -185,7 +200,8 @@ class Order:
         if not self.listed:
             return values
         assert self.counts is not None
-        return np.split(values, np.cumsum(self.counts)[:-1])
+        ends = np.cumsum(self.counts)
+        return np.split(values, ends[:-1]) if len(ends) else []
 
     def flows(
         self, flows: Sequence[ErrorFlow | None], directions: int = 1
@@ -220,7 +236,7 @@ def in_order(
     values, counts = as_values(x, I, dtype)
     offsets = np.concatenate([[0], np.cumsum(counts)])
     if resets is not None:
-        resets = np.concatenate(_items("resets", resets, counts, "(T,)", ()))
+        resets = _concatenated(_items("resets", resets, counts, "(T,)", ()), (), bool)
     return values, Order(values, None, resets, offsets, listed=True)
 
 
@@ -235,6 +251,12 @@ def _items(
         check_shape(f"{name}[{i}]", array, letters, shape, axes)
         arrays.append(array)
     return arrays
+
+
+def _concatenated(
+    arrays: list[Array], rest: tuple[int, ...] | None, dtype: DTypeLike | None
+) -> Array:
+    return np.concatenate(arrays) if arrays else np.empty((0, *(rest or ())), dtype)
 
 
 def batch_shape(x: Any) -> tuple[int, ...]:

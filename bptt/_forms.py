@@ -163,6 +163,12 @@ class Ragged:
         )  # fmt: skip
 
     @property
+    def kind(self) -> str:
+        """What an array of the form is called, in errors."""
+        kinds = {"list": "a list", "padded": "a padded array"}
+        return kinds.get(self.name, "an array of values")
+
+    @property
     def known_bytes(self) -> int:
         """The bytes of what says where each cell stands: two numbers for each, and two
         for each step.
@@ -326,10 +332,8 @@ Form = Rectangle | Ragged
 
 def is_list(x: Any) -> bool:
     """Whether x is a list of sequences: of arrays, not of numbers."""
-    return (
-        isinstance(x, (list, tuple))
-        and len(x) > 0
-        and all(isinstance(a, np.ndarray) and a.ndim > 0 for a in x)
+    return isinstance(x, (list, tuple)) and all(
+        isinstance(a, np.ndarray) and a.ndim > 0 for a in x
     )
 
 

@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bptt._forms import Form, Ragged, Rectangle, is_list
+from bptt._ids import INTP, as_ids, narrowest
 from bptt._lengths import from_lengths, from_offsets
 from bptt._parts import Flow
 from bptt._recompute import as_bytes
 from bptt._validation import (
     as_array,
-    as_ids,
+    as_flag,
     as_positive,
     as_real,
     as_shaped,
@@ -40,8 +41,14 @@ def as_cells(
     dtype: np.dtype[Any],
     lengths: ArrayLike | None,
     offsets: ArrayLike | None,
+    *,
+    narrow: bool = False,
 ) -> tuple[Any, Form]:
-    """Return x as the kernels take it, and the form it came in."""
+    """Return x as the kernels take it, and the form it came in.
+
+    Token ids are told them by `_ids.addresses`; if narrow they are kept in few bytes.
+    """
+    kept = narrowest(I) if narrow else INTP
     if lengths is not None and offsets is not None:
         raise ValueError("lengths and offsets must not both be given")
     if is_list(x):
@@ -49,15 +56,15 @@ def as_cells(
             raise ValueError("x must be an array with lengths or offsets, got a list")
         items = _as_items(x, I, dtype)
         form = Ragged("list", np.array([len(a) for a in items], np.intp))
-        if items[0].dtype.kind == "f":
+        if not items or items[0].dtype.kind == "f":
             return items, form
-        return _placed(np.concatenate(items), form, I), form
+        return _placed(_joined(items, I), form, I, kept), form
     if offsets is not None:
         values = _as_sequence("x", x, I, dtype)
         form = Ragged("values", from_offsets(offsets, len(values)))
-        return _placed(values, form, I), form
+        return _placed(values, form, I, kept), form
     if lengths is None:
-        x, batched = as_input(x, I, dtype)
+        x, batched = as_input(x, I, dtype, kept)
         return x, Rectangle(x.shape[0], x.shape[1], batched)
     x = as_array("x", x)
     came = x.shape
@@ -72,16 +79,19 @@ def as_cells(
     T, B = x.shape[:2]
     counts = from_lengths(lengths, T, B)
     if T and (counts == T).all():
-        full = Rectangle(T, B, True, with_lengths=True)
-        return x if x.dtype.kind == "f" else as_ids("x", x, I), full
+        x = x if x.dtype.kind == "f" else as_ids("x", x, I, kept)
+        return x, Rectangle(T, B, True, with_lengths=True)
     form = Ragged("padded", counts, T)
-    return _placed(x.reshape(T * B, *x.shape[2:]), form, I), form
+    if x.dtype.kind == "f":
+        x = x.reshape(T * B, I)
+    return _placed(x, form, I, kept), form
 
 
 def as_values(x: Any, I: int, dtype: np.dtype[Any]) -> tuple[Array, Array]:
     """Return a list of sequences one after another, (N, I) or ids (N,), and lengths."""
     items = _as_items(x, I, dtype)
-    return np.concatenate(items), np.array([len(a) for a in items], np.intp)
+    lengths = np.array([len(a) for a in items], np.intp)
+    return _joined(items, I) if items else np.empty((0, I), dtype), lengths
 
 
 def _as_items(x: Any, I: int, dtype: np.dtype[Any]) -> list[Array]:
@@ -91,12 +101,20 @@ def _as_items(x: Any, I: int, dtype: np.dtype[Any]) -> list[Array]:
     return items
 
 
-def _placed(rows: Array, form: Ragged, I: int) -> Array:
+def _joined(items: list[Array], I: int) -> Array:
+    """Return sequences one after another, token ids in few bytes."""
+    if items[0].dtype.kind == "f":
+        return np.concatenate(items)
+    kept = narrowest(I)
+    return np.concatenate([as_ids(f"x[{i}]", a, I, kept) for i, a in enumerate(items)])
+
+
+def _placed(rows: Array, form: Ragged, I: int, kept: np.dtype[Any]) -> Array:
     """Return features (M, 1, I) as they stand, or token ids (N, 1) as cells."""
     if rows.dtype.kind == "f":
         return rows[:, np.newaxis]
     # The padding of token ids may be anything: only what is left of them is checked.
-    return as_ids("x", form.cells_of(rows), I)
+    return as_ids("x", rows, I, kept, form.place)
 
 
 def _as_sequence(name: str, value: ArrayLike, I: int, dtype: np.dtype[Any]) -> Array:
@@ -177,6 +195,8 @@ def as_flow(
     clip_error: float | None, clip_error_value: float | None, record: bool
 ) -> Flow | None:
     """Return what is to be done with the error; None for nothing."""
+    if record is not False and record is not True:
+        record = as_flag("record", record)
     if clip_error is clip_error_value is None:
         return _UNCLIPPED if record else None
     return Flow(
@@ -208,12 +228,14 @@ def with_records(
     )
 
 
-def as_input(x: ArrayLike, I: int, dtype: np.dtype[Any]) -> tuple[Array, bool]:
+def as_input(
+    x: ArrayLike, I: int, dtype: np.dtype[Any], kept: np.dtype[Any] = INTP
+) -> tuple[Array, bool]:
     """Return x as (T, B, I) or ids (T, B), and whether it had the axis B."""
     if not fits(x, dtype):
         x = as_array("x", x)
         if x.dtype.kind in "iu":
-            return _as_tokens(x, I)
+            return _as_tokens(x, I, kept)
         x = as_real("x", x, dtype)
     if x.ndim not in (2, 3):
         raise ValueError(f"x must have shape (T, B, I) or (T, I), got {x.shape}")
@@ -227,14 +249,14 @@ def as_input(x: ArrayLike, I: int, dtype: np.dtype[Any]) -> tuple[Array, bool]:
     return (x, True) if x.ndim == 3 else (x[:, np.newaxis], False)
 
 
-def _as_tokens(x: Array, I: int) -> tuple[Array, bool]:
+def _as_tokens(x: Array, I: int, kept: np.dtype[Any]) -> tuple[Array, bool]:
     if x.ndim not in (1, 2):
         hint = "; one-hot or real features must be floats" if x.ndim == 3 else ""
         raise ValueError(
             f"x of integers must have shape (T, B) or (T,): token ids; "
             f"got {x.shape}{hint}"
         )
-    ids = as_ids("x", x, I)
+    ids = as_ids("x", x, I, kept)
     return (ids, True) if x.ndim == 2 else (ids[:, np.newaxis], False)
 
 

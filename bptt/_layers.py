@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 from bptt import _backend, _halves, _recompute
 from bptt._dropout import Bits, bytes_of_row, drop, drop_back
 from bptt._forms import Form, Ragged
+from bptt._ids import addresses
 from bptt._inputs import (
     as_cells,
     as_flow,
@@ -126,7 +127,8 @@ class Layers:
     def inputs(self, k: int, leaf: int) -> Array:
         """Return what layer k reads in a leaf: x, or the states of the layer below."""
         if k == 0:
-            return self.rows(leaf, self.x)
+            told: Array = addresses(self.rows(leaf, self.x))
+            return told
         below = self.layers[k - 1]
         z = below.leaves.after(leaf, below.leaves.states(leaf, below.z))
         return drop(z, self.mask(k - 1, leaf), self.dropout) if self.masks else z
@@ -199,7 +201,7 @@ def forward(
     """
     weights = [as_layer(*cell) for cell in cells]
     (I, H), dtype = weights[0][0].shape, weights[0][0].dtype
-    x, form = as_cells(x, I, dtype, lengths, offsets)
+    x, form = as_cells(x, I, dtype, lengths, offsets, narrow=True)
     flags = None if resets is None else form.flags("resets", resets)
     if reset_states is not None and flags is None:
         raise ValueError("reset_state needs resets, got None")
@@ -209,7 +211,7 @@ def forward(
     if events is not None:
         events = events._replace(place=None, sequence=None)
     sizes = _sizes(form, len(cells), I, H, dtype.itemsize, generator is not None)
-    sizes = sizes.with_events(events)
+    sizes = sizes.with_ids(x).with_events(events)
     schedule = _recompute.plan(sizes, memory=memory, checkpoint=checkpoint)
     masks, state, layers = [], [], []
     for k, (W, V, b) in enumerate(weights):
@@ -290,6 +292,7 @@ def backward(
             error = below
             if k > 0 and run.masks:
                 drop_back(error, run.mask(k - 1, i), run.dropout)
+        del x  # the leaf before has one of its own
         if dx is not None and (places := run.places(i)) is not None:
             dx[places] = error
 

@@ -26,6 +26,7 @@ from bptt import _backend, _halves, _zigzag
 from bptt._at_once import both
 from bptt._dropout import Bits, bytes_of_row, drop
 from bptt._forms import Form, Ragged
+from bptt._ids import addresses
 from bptt._inputs import as_cells, as_layer, as_reset_state, as_starts
 from bptt._leaves import layout_of
 from bptt._parts import Layout
@@ -159,7 +160,8 @@ class LayersBoth:
         after dropout.
         """
         if k == 0:
-            return self.ground.rows(stretch, self.x)
+            told: Array = addresses(self.ground.rows(stretch, self.x))
+            return told
         z = self.states(k - 1, stretch)
         if not (self.masks and dropped):
             return z
@@ -217,16 +219,18 @@ def forward(
     """
     weights = [as_layer(*cell) for cell in cells]
     (I, H), dtype, L = weights[0][0].shape, weights[0][0].dtype, len(cells) // 2
-    x, form = as_cells(x, I, dtype, lengths, offsets)
+    within = memory is not None or checkpoint is not None
+    x, form = as_cells(x, I, dtype, lengths, offsets, narrow=within)
     flags = None if resets is None else form.flags("resets", resets)
     if reset_states is not None and flags is None:
         raise ValueError("reset_state needs resets, got None")
     events = events_of(form, flags, apart=reset_states is not None)
     del flags  # as many as there are cells
     drops = generator is not None and dropout > 0
-    sizes = _sizes(form, L, I, H, dtype.itemsize, drops).with_events(*events)
+    sizes = _sizes(form, L, I, H, dtype.itemsize, drops)
+    sizes = sizes.with_ids(x).with_events(*events)
     schedule, steps = None, max(1, form.T)
-    if memory is not None or checkpoint is not None:
+    if within:
         shared = isinstance(form, Ragged)
         schedule = _zigzag.plan(
             sizes, memory=memory, checkpoint=checkpoint, shared=shared

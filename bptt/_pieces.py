@@ -13,7 +13,14 @@ from bptt._forms import Rectangle, is_list
 from bptt._lengths import from_lengths
 from bptt._readout import spread, without_padding
 from bptt._sources import Resets
-from bptt._validation import as_array, as_loss, as_real, check_function, kind_of
+from bptt._validation import (
+    as_array,
+    as_loss,
+    as_real,
+    check_function,
+    check_like,
+    kind_of,
+)
 
 Array = NDArray[Any]
 Pair = tuple[ArrayLike, ArrayLike]
@@ -112,14 +119,16 @@ class Pieces:
         """Yield k steps of x and target, however long those are that they come in."""
         left: list[tuple[Array, Array]] = []
         first, have, k, stream = None, 0, self.k, self.stream
-        for pair in [stream] if isinstance(stream, tuple) else stream:
-            x, target = _as_pair(pair)
+        one = isinstance(stream, tuple)
+        for number, pair in enumerate([stream] if one else stream):
+            where = "" if one else f"chunk {number}: "
+            x, target = _as_pair(pair, where)
             kind = _kind(x, target)
             first = first or kind
             for name, began, came in zip(("x", "target"), first, kind, strict=True):
                 if came != began:
                     raise ValueError(
-                        f"{name} must go on as it began, {began}, got {came}"
+                        f"{where}{name} must go on as it began, {began}, got {came}"
                     )
             start = 0
             while have + len(x) - start >= k:
@@ -170,11 +179,7 @@ class Piece:
             z = z[valid]
         value, dz = as_loss("loss(z, target)", self._loss(z, target))
         dz = as_real("dz", dz, z.dtype)
-        if dz.shape != z.shape:
-            without = "" if valid is None else " without padding"
-            raise ValueError(
-                f"dz must have the shape of z{without}, {z.shape}, got {dz.shape}"
-            )
+        check_like("dz", dz, "z" if valid is None else "z without padding", z.shape)
         return value, spread(valid, dz)
 
 
@@ -187,18 +192,20 @@ def lengths_of_piece(lengths: Array, start: int, steps: int) -> Array | None:
     return None if (left == steps).all() else left
 
 
-def _as_pair(pair: Any) -> tuple[Array, Array]:
+def _as_pair(pair: Any, where: str) -> tuple[Array, Array]:
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-        raise TypeError(f"stream must give pairs (x, target), got {kind_of(pair)}")
+        raise TypeError(
+            f"{where}stream must give pairs (x, target), got {kind_of(pair)}"
+        )
     if is_list(pair[0]):
         raise ValueError(
-            "x must be an array, got a list of sequences; bptt.data.pad puts them side "
-            "by side"
+            f"{where}x must be an array, got a list of sequences; bptt.data.pad puts "
+            "them side by side"
         )
     x, target = as_array("x", pair[0]), as_array("target", pair[1])
     if not x.ndim or not target.ndim or len(x) != len(target):
         raise ValueError(
-            "x and target must have as many steps, "
+            f"{where}x and target must have as many steps, "
             f"got shapes {x.shape} and {target.shape}"
         )
     return x, target

@@ -172,9 +172,15 @@ def as_bytes(name: str, value: Any) -> int:
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?I?B?)\s*", value.upper())
         if match is None or match[2] not in _UNITS:
             raise ValueError(
-                f"{name} must be bytes, or text such as '64MB', got {value!r}"
+                f"{name} must be a number of bytes, or text such as '64MB', "
+                f"got {value!r}"
             )
         value = int(float(match[1]) * _UNITS[match[2]])
+    elif not hasattr(value, "__index__"):
+        raise TypeError(
+            f"{name} must be a number of bytes, or text such as '64MB', "
+            f"got {type(value).__name__}"
+        )
     return as_size(name, value)
 
 
@@ -196,7 +202,7 @@ class Sizes(NamedTuple):
         Parts of a batch that are run at once, with packed weights and sums of their
         own: 1 or 2.
     places : int
-        Bytes that say where a cell of a leaf stands.
+        Bytes that say where a cell of a leaf stands, and which token it is.
     starts : int
         Rows of a chunk that start anew, at most.
     """
@@ -213,6 +219,15 @@ class Sizes(NamedTuple):
     halves: int = 1
     places: int = 0
     starts: int = 0
+
+    def with_ids(self, x: Any, listed: bool = False) -> Sizes:
+        """Return the sizes with what token ids take: all of them, twice where they come
+        from a list, and those of a leaf as the kernels take them, twice in halves.
+        """
+        if isinstance(x, list) or x.ndim == 3:
+            return self
+        beside = self.beside + (1 + listed) * x.nbytes
+        return self._replace(beside=beside, places=self.places + 8 * self.halves)
 
     def with_events(self, *layouts: Layout | None) -> Sizes:
         """Return the sizes with what layouts take, and the rows that start anew."""

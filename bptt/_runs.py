@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from bptt import _backend, _halves, _recompute, _reuse
 from bptt._asked import asked, asked_at_once, cells_of
 from bptt._forms import Form, Ragged, Rectangle
+from bptt._ids import addresses
 from bptt._leaves import Leaves, layout_of, starting, take_ends, with_room
 from bptt._parts import Flow, Layout
 from bptt._recompute import Schedule
@@ -89,7 +90,7 @@ class Run(Tape):
 
     def inputs(self, leaves: Leaves, leaf: int) -> Any:
         """Return what the layer reads in a leaf."""
-        return leaves.part(leaf, self.x)
+        return addresses(leaves.part(leaf, self.x))
 
     def check_rows(self) -> None:
         """Refuse to go back where dz would not stand as the states do."""
@@ -168,7 +169,7 @@ def forward(
         T, B, I, H, W.itemsize, chunk,
         beside=form.known_bytes, **_halves.sizes(form, H),
     )  # fmt: skip
-    sizes = sizes.with_events(layout)
+    sizes = sizes.with_ids(x, form.name == "list").with_events(layout)
     schedule = _recompute.plan(sizes, memory=memory, checkpoint=checkpoint)
     leaves = Leaves(form, layout, schedule.steps)
     buffer = np.empty((leaves.room(), H), W.dtype)

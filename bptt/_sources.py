@@ -31,8 +31,8 @@ class Layer(Protocol):
     H: int
     W: Array
 
-    def read(self, x: ArrayLike) -> Array:
-        """Return a chunk as (t, B, I), or ids (t, B)."""
+    def read(self, x: ArrayLike, where: str) -> Array:
+        """Return a chunk as (t, B, I), or ids (t, B); where it is, for errors."""
 
 
 class Source:
@@ -60,21 +60,22 @@ class Source:
     def read(self) -> Iterator[Array]:
         if self.by_index:
             for i in range(len(self.source)):
-                yield self.layer.read(self.source[i])
+                yield self._chunk(i, self.source[i])
         else:
-            for x in self._begin():
-                yield self.layer.read(x)
+            for i, x in enumerate(self._begin()):
+                yield self._chunk(i, x)
 
     def read_back(self, count: int) -> Iterator[tuple[int, Array]]:
         """Yield (i, chunk i) from the last to the first."""
         if self.by_index:
             for i in range(count - 1, -1, -1):
-                yield i, self.layer.read(self.source[i])
+                yield i, self._chunk(i, self.source[i])
             return
         group = isqrt(max(0, count - 1)) + 1
         for first in range((count - 1) // group * group, -1, -group):
             end = min(count, first + group)
-            chunks = [self.layer.read(x) for x in islice(self._begin(), first, end)]
+            group_now = enumerate(islice(self._begin(), first, end), first)
+            chunks = [self._chunk(i, x) for i, x in group_now]
             if len(chunks) < end - first:
                 raise StreamChangedError(
                     "source must give the same chunks when it is read again; "
@@ -82,6 +83,11 @@ class Source:
                 )
             while chunks:
                 yield first + len(chunks) - 1, chunks.pop()
+
+    def _chunk(self, i: int, x: ArrayLike) -> Array:
+        """Return chunk i, checked. Those of an array are none that the caller knows."""
+        of_array = isinstance(self.source, Slices)
+        return self.layer.read(x, "" if of_array else f"chunk {i}: ")
 
     def _begin(self) -> Iterator[ArrayLike]:
         """Return an iterator over the chunks, a new one where a function gives it."""

@@ -12,7 +12,7 @@ from bptt._inputs import as_budget, budget_given
 from bptt._recompute import BudgetError
 from bptt._stack import Stack
 from bptt._stack_tape import StackTape
-from bptt._validation import as_fraction, as_real, as_size, check_shape
+from bptt._validation import as_flag, as_fraction, as_real, as_size, check_shape
 from bptt.activations import Activation, as_activation
 
 Array = NDArray[Any]
@@ -33,7 +33,7 @@ def as_stack(
         as_size("input_size", input_size),
         as_size("hidden_size", hidden_size),
         as_size("num_layers", num_layers),
-        2 if bidirectional else 1,
+        2 if as_flag("bidirectional", bidirectional) else 1,
         as_fraction("dropout", dropout),
         bool(bias),
         as_activation(activation),
@@ -109,7 +109,7 @@ def forward_within(
 def as_dz(stack: Stack, dz: Any, tape: StackTape, batch_first: bool) -> Array:
     """Return dz, which came in the form of x, as one array, time first."""
     width, batched = stack.width, len(tape.shape) == 3
-    dz = tape.order.joined("dz", dz, "(T, D H)", (width,))
+    dz = tape.order.joined("dz", dz, "(T, D H)", (width,), stack.dtype)
     dz = as_real("dz", dz, stack.dtype, contiguous=False)
     T, *B, _ = tape.shape
     letters = "B, T" if batch_first else "T, B"

@@ -76,6 +76,7 @@ class Tape:
     Attributes
     ----------
     x : ndarray of shape (T, B, I), or of token ids of shape (T, B)
+        Ids are a copy, of few bytes each where the tape does not keep all states.
     W : ndarray of shape (I, H)
     V : ndarray of shape (H, H)
     b : ndarray of shape (H,) or None

@@ -96,24 +96,6 @@ def as_shaped(
     return array
 
 
-def as_ids(name: str, array: Array, limit: int) -> Array:
-    """Return a copy of token ids as intp, contiguous, each within 0 <= id < limit.
-
-    A copy that cannot be written to: the kernels take an id for an address.
-    """
-    array = np.array(array, order="C")
-    if array.size:
-        lowest, highest = int(array.min()), int(array.max())
-        if lowest < 0 or highest >= limit:
-            wrong = lowest if lowest < 0 else highest
-            raise ValueError(
-                f"{name} must hold token ids from 0 to I - 1 = {limit - 1}, got {wrong}"
-            )
-    ids = array.astype(np.intp, copy=False)
-    ids.flags.writeable = False
-    return ids
-
-
 def check_shape(
     name: str,
     array: Array,
@@ -128,6 +110,15 @@ def check_shape(
     if array.shape[:axes] != expected:
         raise ValueError(
             f"{name} must have shape {letters} = {_shape(expected)}, "
+            f"got {_shape(array.shape)}"
+        )
+
+
+def check_like(name: str, array: Array, other: str, expected: tuple[int, ...]) -> None:
+    """Refuse an array that has not the shape of another one."""
+    if array.shape != expected:
+        raise ValueError(
+            f"{name} must have the shape of {other}, {_shape(expected)}, "
             f"got {_shape(array.shape)}"
         )
 
@@ -212,6 +203,13 @@ def as_size(name: str, value: Any) -> int:
     if size < 1 or isinstance(value, (bool, np.bool_)):
         raise ValueError(f"{name} must be at least 1, got {value!r}")
     return size
+
+
+def as_flag(name: str, value: Any) -> bool:
+    """Return value as a bool, refusing what is only as good as one."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
 
 
 def as_number(name: str, value: Any) -> float:

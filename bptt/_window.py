@@ -11,11 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from bptt._directions import Order
 from bptt._forms import Ragged, Rectangle
+from bptt._ids import as_ids
 from bptt._inputs import NO_CLIP, ErrorClip
 from bptt._runs import Run
 from bptt._stack import Stack, States
 from bptt._stack_tape import StackGradients, StackTape
-from bptt._validation import as_ids
 from bptt.recurrence import Tape
 
 Array = NDArray[Any]

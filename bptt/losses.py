@@ -170,6 +170,8 @@ def _real_pair(f: ArrayLike, target: ArrayLike) -> tuple[Array, Array]:
     target = as_array("target", target)
     if target.dtype.kind not in "biuf":
         raise TypeError(f"target must hold real numbers, got dtype {target.dtype}")
+    if f.ndim and not len(f) and target.shape == (0,):  # an empty list
+        target = target.reshape(f.shape)
     check_shape("target", target, "f.shape", f.shape)
     return f, target.astype(f.dtype, copy=False)
 

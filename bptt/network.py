@@ -33,7 +33,7 @@ from bptt._readout import (
 from bptt._stack import NOTHING, States
 from bptt._stack_inputs import as_network_budgets, as_stack, forward_within
 from bptt._stack_tape import StackGradients, StackTape
-from bptt._validation import as_size, check_choice
+from bptt._validation import as_flag, as_size, check_choice
 from bptt._window import Window
 from bptt.activations import Activation
 from bptt.flow.regulariser import OmegaTerm, as_term
@@ -124,7 +124,7 @@ class Network:
         check_choice("readout", readout, READOUTS)
         self.readout = readout
         self.stateful = bool(stateful)
-        if stateful and bidirectional:
+        if stateful and as_flag("bidirectional", bidirectional):
             raise ValueError(
                 "stateful must be False for a bidirectional network, which reads "
                 "from the end too, got True"

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bptt import flow as flows
+from bptt._ids import addresses
 from bptt.flow import cliff
 from bptt.flow._path import Path
 from bptt.flow.gradients import GradientFlow
@@ -376,4 +377,4 @@ def last_steps(tape: Tape, steps: int) -> Tape:
     x = np.array([path.at(tape.x, t)[row] for t in range(start + 1, T + 1)])
     x = x.reshape(T - start, 1, *tape.x.shape[2:]).astype(tape.x.dtype)
     x.flags.writeable = False
-    return Tape(x, tape.W, tape.V, tape.b, z, tape.activation, False)
+    return Tape(addresses(x), tape.W, tape.V, tape.b, z, tape.activation, False)

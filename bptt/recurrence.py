@@ -70,7 +70,7 @@ def forward(
     x : array_like of shape (T, B, I) or (T, I), or of integers of shape (T, B) or (T,)
         The input, time first. Integers are token ids from 0 to I - 1, each of which
         stands for the one-hot row that selects a row of W. A list of such arrays, one
-        sequence (T, I) each, is a batch of sequences of their own lengths.
+        sequence (T, I) each, is a batch of sequences of their own lengths; [] of none.
     W : array_like of shape (I, H)
         Input weights, float32 or float64; all other arrays have the same dtype.
     V : array_like of shape (H, H)
@@ -94,8 +94,9 @@ def forward(
         start from but the end of an earlier batch. One at the first step then counts.
     memory : int or str, optional
         Keep only some states, and let `backward` compute the others again: so many
-        bytes, or text like "64MB", for them, for the workspace of the kernels, and for
-        what says where the cells of a ragged batch stand, 16 bytes each.
+        bytes, or text like "64MB", for them, for the workspace of the kernels, for what
+        says where the cells of a ragged batch stand, 16 bytes each, and for a copy of
+        token ids, 1 byte each where I is at most 256, 2 where it is at most 65536.
         ``tape.schedule`` tells what it costs; the gradients have the same bits.
     checkpoint : int, optional
         Keep only the states so many steps apart, rounded up to whole time chunks.
@@ -140,7 +141,8 @@ def forward(
     if not plain or is_list(x):
         if out is not None and (is_list(x) or not memory is checkpoint is None):
             raise ValueError("out must be None with a list, memory or checkpoint")
-        cells, form = as_cells(x, I, dtype, lengths, offsets)
+        within = not memory is checkpoint is None
+        cells, form = as_cells(x, I, dtype, lengths, offsets, narrow=within)
         flags = None if resets is None else form.flags("resets", resets)
         start = as_starts(z0, form, H, dtype)
         again = as_reset_state(reset_state, form, H, dtype)

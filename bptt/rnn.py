@@ -19,7 +19,7 @@ from bptt._stack_inputs import (
     forward_within,
 )
 from bptt._stack_tape import StackGradients, StackTape
-from bptt._validation import as_array, as_real, check_shape
+from bptt._validation import as_array, as_flag, as_real, check_shape
 from bptt.activations import Activation
 from bptt.recurrence import ErrorFlow
 
@@ -341,7 +341,7 @@ class RNN:
             need_x_grad=need_x_grad,
             clip_error=clip_error,
             clip_error_value=clip_error_value,
-            record=record,
+            record=as_flag("record", record),
         )
         if batched:
             if grads.x is not None:

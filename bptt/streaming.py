@@ -19,6 +19,9 @@ A source is one of
 
 Where sequences start anew is said by an array of all steps, in memory or a memmap, or
 by a function that is asked chunk by chunk.
+
+The functions take one layer; those on top of each other keep few states with
+`bptt.RNN.forward(memory=)`, which takes an array.
 """
 
 from __future__ import annotations
@@ -45,7 +48,7 @@ from bptt._runs import add_starts
 from bptt._sources import Source, StreamChangedError
 from bptt._tape import ErrorFlow, Gradients, as_error_flow
 from bptt._totals import Totals
-from bptt._validation import as_loss, as_real, check_function, check_shape
+from bptt._validation import as_loss, as_real, check_function, check_like
 from bptt.activations import Activation, as_activation
 
 Array = NDArray[Any]
@@ -85,7 +88,7 @@ def forward(
     steps: int | None = None,
     each: Callable[[int, Array], object] | None = None,
 ) -> Array:
-    """Run forward over a source, and return the last state.
+    """Run one layer forward over a source, and return the last state.
 
     Parameters
     ----------
@@ -149,7 +152,7 @@ def gradients(
     dx: Callable[[int, Array], object] | None = None,
     record: Callable[[int, ErrorFlow], object] | None = None,
 ) -> StreamResult:
-    """Return a loss over a source, and its exact gradients.
+    """Return a loss over a source, and its exact gradients, of one layer.
 
     Where each chunk but the last has a multiple of the kernels' own time chunk, as
     those of an array have, the gradients have the bits of `bptt.backward`.
@@ -269,9 +272,14 @@ class _Layer:
             raise ValueError("reset_state needs resets, got None")
         self.state = self.starts = np.empty((0, self.H), self.W.dtype)
 
-    def read(self, x: ArrayLike) -> Array:
-        """Return a chunk as (t, B, I), or ids (t, B)."""
-        cells, batched = as_input(x, self.I, self.W.dtype)
+    def read(self, x: ArrayLike, where: str) -> Array:
+        """Return a chunk as (t, B, I), or ids (t, B); where it is, for errors."""
+        try:
+            cells, batched = as_input(x, self.I, self.W.dtype)
+        except TypeError as error:
+            raise TypeError(f"{where}{error}") from None
+        except ValueError as error:
+            raise ValueError(f"{where}{error}") from None
         B = cells.shape[1]
         if self.B < 0:
             self.B, self.batched = B, batched
@@ -290,7 +298,7 @@ class _Layer:
                 for n, axis in ((self.B, self.batched), (B, batched))
             )
             raise ValueError(
-                f"source must give chunks of one B, got {first} and {other}"
+                f"{where}source must give chunks of one B, got {first} and {other}"
             )
         return cells
 
@@ -359,7 +367,7 @@ class _Backward:
             if dz.shape == shape[1:]:
                 dz, dz_last = None, dz.reshape(B, H)
             else:
-                check_shape("dz", dz, "the shape of z", shape)
+                check_like("dz", dz, "z", shape)
                 dz = dz.reshape(T, B, H)
         if T and B:
             da_first = np.empty((B, H), dtype)

@@ -3,7 +3,8 @@
 A walk reads a stream in pieces. `truncated` goes back a fixed number of steps after
 each piece; `randomized` as far as chance has it, with weights that leave the gradient
 right on average. The parameters may be changed between two pieces. Sequences may start
-anew or end on the way.
+anew or end on the way. The functions take one layer; `bptt.train(k1=, k2=)` goes back
+through several.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def truncated(
     clip_error: float | None = None,
     clip_error_value: float | None = None,
 ) -> Iterator[Update]:
-    """Walk along a stream, and every k1 steps go back k2: BPTT(k2; k1).
+    """Walk one layer along a stream, and every k1 steps go back k2: BPTT(k2; k1).
 
     The update after step n is the gradient of the losses of the last k1 steps through
     the last k2::
@@ -207,7 +208,7 @@ def randomized(
     clip_error: float | None = None,
     clip_error_value: float | None = None,
 ) -> Iterator[Update]:
-    """Walk along a stream, and go back at random: ARTBP, unbiased truncation.
+    """Walk one layer along a stream, and go back at random: ARTBP, unbiased truncation.
 
     After each k steps the walk goes back with the given probability, to where it did so
     before. Between two such places the error that flows back across a border of k steps

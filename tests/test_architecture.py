@@ -11,7 +11,7 @@ PACKAGE = Path(bptt.__file__).parent
 
 # From the ground up. A module may import those of lower levels, and its own package.
 LEVELS = [
-    {"_aligned", "_dropout", "_parts", "_validation", "activations"},
+    {"_aligned", "_dropout", "_ids", "_parts", "_validation", "activations"},
     {
         "_lengths",
         "_threads",

@@ -50,7 +50,7 @@ def test_a_length_is_rounded_up_to_chunks():
 )
 def test_sizes(text, expected):
     if expected is None:
-        with pytest.raises(ValueError, match="memory must be bytes, or text"):
+        with pytest.raises(ValueError, match="memory must be a number of bytes, or"):
             as_bytes("memory", text)
     else:
         assert as_bytes("memory", text) == expected

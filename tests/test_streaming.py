@@ -9,7 +9,7 @@ from proof import random_case
 from tolerances import normwise_bound
 
 import bptt
-from bptt import _backend, streaming
+from bptt import _backend, streaming, truncation
 from bptt._sources import CHUNK_BYTES, Slices
 from bptt.activations import Activation
 from bptt.streaming import StreamChangedError
@@ -202,10 +202,14 @@ W, V = np.ones((4, 3)), np.eye(3)
         (iter([ROW]), {}, "source must be readable twice, got an iterator; pass a function that returns a new one, or keep=True"),
         (5, {}, "source must be an array, chunks, a function or an iterator, got int"),
         ([], {}, "source must give at least one chunk"),
-        ([ROW, ROW[:, None].repeat(2, 1)], {}, "source must give chunks of one B, got no axis B and 2"),
-        ([ROW[:, None], ROW], {}, "source must give chunks of one B, got 1 and no axis B"),
+        ([ROW, ROW[:, None].repeat(2, 1)], {}, "chunk 1: source must give chunks of one B, got no axis B and 2"),
+        ([ROW[:, None], ROW], {}, "chunk 1: source must give chunks of one B, got 1 and no axis B"),
         (lambda: None, {}, "source() must return an iterator over chunks, got NoneType"),
-        ([ROW[:, :3]], {}, "x must have shape (T, I) = (T, 4) to fit W, got (5, 3)"),
+        ([ROW, ROW[:, :3]], {}, "chunk 1: x must have shape (T, I) = (T, 4) to fit W, got (5, 3)"),
+        ([ROW, None], {}, "chunk 1: x must be an array, got None"),
+        (lambda: iter([ROW, ROW, ROW.astype(np.float32)]), {}, "chunk 2: x must have dtype float64 like the other arrays, got float32; pass x.astype(np.float64)"),
+        (ROW[:, :3], {}, "x must have shape (T, I) = (T, 4) to fit W, got (5, 3)"),
+        ([ROW], {"loss": lambda start, z: (0.0, z[1:])}, "dz must have the shape of z, (5, 3), got (4, 3)"),
         ([ROW], {"steps": 3}, "steps must be None where the source gives chunks"),
         (ROW, {"steps": 0}, "steps must be at least 1, got 0"),
         (ROW, {"z0": np.ones(2)}, "z0 must have shape (H,) = (3,), got (2,)"),
@@ -230,3 +234,13 @@ def test_each_must_be_a_function():
     message = "each must be a function of start and z, got int"
     with pytest.raises(TypeError, match=message):
         streaming.forward(ROW, W, V, each=3)
+
+
+def test_they_say_that_they_take_one_layer():
+    for module in (streaming, truncation):
+        assert "take one layer" in " ".join(module.__doc__.split())
+    for function in (
+        streaming.forward, streaming.gradients,
+        truncation.truncated, truncation.randomized,
+    ):  # fmt: skip
+        assert "one layer" in function.__doc__.split("\n")[0]

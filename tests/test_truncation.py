@@ -346,7 +346,7 @@ W, V = np.ones((I, H)), np.eye(H)
         ),
         (
             lambda: next(truncated([x], W, V, loss=loss_of, k1=4)),
-            "stream must give pairs (x, target), got ndarray",
+            "chunk 0: stream must give pairs (x, target), got ndarray",
         ),
     ],
 )

@@ -423,9 +423,9 @@ def walk(stream=(x, target), loss=loss, k1=4, **options):
         (walk(loss=lambda z, target: (0.0, z[1:])), "dz must have the shape of z, (4, 5, 4), got (3, 5, 4)"),
         (walk(loss=lambda z, target: (0.0, x), lengths=[T] * B), "dz must have the shape of z without padding, (20, 4), got (11, 5, 3)"),
         (walk(None), "stream must be a pair (x, target) or give such pairs, got NoneType"),
-        (walk([(x, target), (x[:, 1:], target[:, 1:])]), "x must go on as it began, features of shape (t, 5, 3), got features of shape (t, 4, 3)"),
-        (walk([(x, target), (x, target[:, 0])]), "target must go on as it began, shape (t, 5, 4), got shape (t, 4)"),
-        (walk([(x[:1], target[:1]), (np.ones((1, B, I), int), target[:1])]), "x must go on as it began, features of shape (t, 5, 3), got token ids of shape (t, 5, 3)"),
+        (walk([(x, target), (x[:, 1:], target[:, 1:])]), "chunk 1: x must go on as it began, features of shape (t, 5, 3), got features of shape (t, 4, 3)"),
+        (walk([(x, target), (x, target[:, 0])]), "chunk 1: target must go on as it began, shape (t, 5, 4), got shape (t, 4)"),
+        (walk([(x[:1], target[:1]), (np.ones((1, B, I), int), target[:1])]), "chunk 1: x must go on as it began, features of shape (t, 5, 3), got token ids of shape (t, 5, 3)"),
         (walk(loss="squared_error"), "loss must be a function of z and target, got str"),
     ],
 )  # fmt: skip

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import bptt
 from bptt import RNN
 
 T, B, I, H = 7, 3, 4, 5
@@ -19,6 +20,18 @@ rows = [x[:, 0], x[:2, 0]]
     ("call", "message"),
     [
         (lambda: RNN(0, 3), "input_size must be at least 1, got 0"),
+        (
+            lambda: RNN(2, 3, bidirectional="no"),
+            "bidirectional must be True or False, got 'no'",
+        ),
+        (
+            lambda: bptt.Network(2, 3, 1, bidirectional=1, stateful=True),
+            "bidirectional must be True or False, got 1",
+        ),
+        (
+            lambda: stacked.backward(tape, dz_last=tape.z_last, record="no"),
+            "record must be True or False, got 'no'",
+        ),
         (lambda: RNN(2, 3, 0), "num_layers must be at least 1, got 0"),
         (
             lambda: RNN(2, 3, 2, dropout=1.0),
@@ -186,13 +199,13 @@ rows = [x[:, 0], x[:2, 0]]
         ),
         (
             lambda: two.backward(two.forward(x, checkpoint=2)[1], lambda start, z: x),
-            "dz(start, z) must have shape the shape of z = (7, 3, 5), got (7, 3, 4)",
+            "dz(start, z) must have the shape of z, (7, 3, 5), got (7, 3, 4)",
         ),
         (
             lambda: two.backward(
                 two.forward(x, checkpoint=2, lengths=[7, 2, 0])[1], lambda rows, z: x
             ),
-            "dz(rows, z) must have shape the shape of z = (9, 5), got (7, 3, 4)",
+            "dz(rows, z) must have the shape of z, (9, 5), got (7, 3, 4)",
         ),
         (
             lambda: single.forward(x, memory=10**6, checkpoint=2),
@@ -200,7 +213,7 @@ rows = [x[:, 0], x[:2, 0]]
         ),
         (
             lambda: single.forward(x, memory="much"),
-            "memory must be bytes, or text such as '64MB', got 'much'",
+            "memory must be a number of bytes, or text such as '64MB', got 'much'",
         ),
         (
             lambda: stacked.backward(tape, lambda start, z: z),

@@ -157,6 +157,7 @@ def _through_leaf(
     ends = np.flatnonzero(np.diff(rows)) + 1
     breaks = np.unique([0, len(rows), *ends, *restarts[:, 0]])
     z, first = states.reshape(-1, H), int(rows[0])
+    x, dx = run.inputs(leaves, i), leaves.part(i, dx)
     for s0, s1 in itertools.pairwise(breaks.tolist()):
         n, o0, o1 = int(rows[s0]), int(offsets[s0]), int(offsets[s1])
         span = slice(first + o0 - n, first + o1)
@@ -177,7 +178,7 @@ def _through_leaf(
             else array.reshape(-1, *array.shape[2:])[o0:o1].reshape(
                 s1 - s0, n, *array.shape[2:]
             )
-            for array in (run.inputs(leaves, i), leaves.part(i, dx))
+            for array in (x, dx)
         )
         _backend.kernels.jvp(
             x_s, run.W, run.V, z_s, run.activation, dx_s, *directions, dz_s
