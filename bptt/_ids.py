@@ -49,7 +49,9 @@ def as_ids(
         block = slice(at, at + rows)
         if place is None:
             part = np.array(array[block])
-        else:
+        elif array.flags.c_contiguous:
+            part = np.take(array, place[block])[:, np.newaxis]
+        else:  # of which np.take would make a copy
             part = array[np.unravel_index(place[block], array.shape)][:, np.newaxis]
         if part.size:
             _check(name, part, limit)

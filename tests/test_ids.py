@@ -25,8 +25,9 @@ def test_ids_of_many_blocks(shape, kept, dtype, rng):
     assert not ids.flags.writeable
     np.testing.assert_array_equal(ids, array)
     place = rng.permutation(array.size)[: BLOCK + 5]
-    placed = as_ids("x", array, I, kept, place)
-    np.testing.assert_array_equal(placed[:, 0], array.reshape(-1)[place])
+    for laid in (array, array.copy("C")):
+        placed = as_ids("x", laid, I, kept, place)
+        np.testing.assert_array_equal(placed[:, 0], array.reshape(-1)[place])
     array[(-1,) * len(shape)] = I
     with pytest.raises(ValueError, match=f"from 0 to I - 1 = 15, got {I}"):
         as_ids("x", array, I, kept)
