@@ -38,7 +38,7 @@ from bptt._inputs import (
 )
 from bptt._leaves import Leaves, layout_of, starting
 from bptt._recompute import Schedule, Sizes
-from bptt._runs import Sums, as_recorded, flow_of, leaf_of
+from bptt._runs import Sums, as_recorded, leaf_of
 from bptt._tape import ErrorFlow, Gradients
 from bptt._validation import as_real, check_shape
 from bptt.activations import Activation
@@ -287,7 +287,7 @@ def backward(
                 below = leaves.part(i, dx)
             sums[k].back(
                 i, x, leaves.states(i, layers[k].z), error, below, leaves.layout(i),
-                flow_of(flows[k], leaves, i),
+                leaves.flow(i, flows[k]),
             )  # fmt: skip
             error = below
             if k > 0 and run.masks:

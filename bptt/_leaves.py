@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bptt._forms import Form, Ragged
-from bptt._parts import Layout
+from bptt._parts import Flow, Layout
 
 Array = NDArray[Any]
 
@@ -44,6 +44,13 @@ class Leaves:
         if self.offsets is not None:
             t0, t1 = self.offsets[t0], self.offsets[t1]
         return array[t0:t1]
+
+    def flow(self, i: int, flow: Flow | None) -> Flow | None:
+        """Return what is done with the error of leaf i, and where it is recorded."""
+        if flow is None or flow.dead is None:
+            return flow
+        norms, saturated = self.part(i, flow.norms), self.part(i, flow.saturated)
+        return flow._replace(norms=norms, saturated=saturated)
 
     def states(self, i: int, flat: Array) -> Array:
         """Return the place of leaf i's states, with the one before, in a buffer."""

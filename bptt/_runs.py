@@ -364,7 +364,7 @@ def backward(
                 layout = layout._replace(place=None, sequence=None)
                 below = None if dx is None else np.empty(x.shape, dtype)
             error = leaf_of(dz, form, leaves, i, states)
-            sums.back(i, x, states, error, below, layout, flow_of(flow, leaves, i))
+            sums.back(i, x, states, error, below, layout, leaves.flow(i, flow))
             if dx is not None and place is not None:
                 dx[place] = below
     grads = sums.gradients(None if dx is None else form.shaped(dx))
@@ -393,14 +393,6 @@ def add_starts(dz0: Array, V: Array, layout: Layout | None) -> None:
     _backend.kernels.state_backward(V, da, dz)
     # One after another in this order, which is that of a run in one piece.
     np.add.at(dz0, layout.restarts[mine][::-1, 2], dz[::-1])
-
-
-def flow_of(flow: Flow | None, leaves: Leaves, i: int) -> Flow | None:
-    if flow is None or flow.dead is None:
-        return flow
-    return flow._replace(
-        norms=leaves.part(i, flow.norms), saturated=leaves.part(i, flow.saturated)
-    )
 
 
 def as_recorded(flow: Flow | None, form: Form) -> ErrorFlow | None:

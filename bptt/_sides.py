@@ -32,7 +32,6 @@ from bptt._forms import Rectangle
 from bptt._inputs import as_steps
 from bptt._leaves import Leaves, starting
 from bptt._parts import Flow, Layout
-from bptt._runs import flow_of
 
 Array = NDArray[Any]
 
@@ -256,7 +255,8 @@ class _EvenSide:
 
     def flow(self, flow: Flow | None) -> Flow | None:
         if flow is None or flow.dead is None or not self.d:
-            return flow_of(flow, self.cell.leaves, self.number)
+            mine: Flow | None = self.cell.leaves.flow(self.number, flow)
+            return mine
         return room_for(flow, self.u1 - self.u0, self.ground.form.B)
 
     def measured(self, flow: Flow | None, all_steps: Flow | None) -> None:

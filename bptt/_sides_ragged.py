@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from bptt._forms import Ragged, ascending
 from bptt._leaves import Leaves, starting
 from bptt._parts import Flow, Layout, events_between
-from bptt._runs import flow_of
 from bptt._sides import Cell, Side, Stretch, put_back, room_for
 
 Array = NDArray[Any]
@@ -262,7 +261,8 @@ class _FromFirst:
         return self.ground.kept(kept, self.stretch.t0)
 
     def flow(self, flow: Flow | None) -> Flow | None:
-        return flow_of(flow, self.cell.leaves, self.number)
+        mine: Flow | None = self.cell.leaves.flow(self.number, flow)
+        return mine
 
     def measured(self, flow: Flow | None, all_steps: Flow | None) -> None:
         """Do nothing: it has been measured in its place."""
