@@ -168,7 +168,8 @@ class RNN:
             Keep only some states and let `backward` compute the others again, as in
             `bptt.forward`: so many bytes for those of all layers, and for what dropout
             keeps, a bit for each state. Of two directions of a single layer each has
-            half. Several layers in both directions take more than one extra pass, as
+            half, and with lengths there is a copy of x turned round, which does not
+            count. Several layers in both directions take more than one extra pass, as
             ``tape.schedule`` tells.
         checkpoint : int, optional
             Keep only the states so many steps apart, likewise.
