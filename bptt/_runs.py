@@ -139,6 +139,8 @@ def forward(
     out: Tape | None,
 ) -> tuple[Any, Run]:
     """Run forward over x in cells, from z0 (S, H); return the states, and the tape."""
+    if out is not None:
+        z0 = z0.copy()  # which may be among the states that are overwritten
     layout = layout_of(form, flags, apart=reset_state is not None)
     layout = starting(layout, z0, reset_state)
     T, B, (I, H) = form.T, form.B, W.shape

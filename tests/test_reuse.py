@@ -116,6 +116,20 @@ def test_a_padded_batch_leaves_the_states_of_a_plain_tape():
     assert not np.shares_memory(tape.z, plain.z)
 
 
+def test_initial_states_may_stand_in_the_memory_that_is_used_again():
+    calls = Calls(1)
+    x = calls.array(2000, S, I)
+    # One slot for the last four, from the last to the first: each starts from where the
+    # one before it in the slot has been stored.
+    lengths = np.array([2000, 300, 400, 500, 700])
+    for lengths_before in (lengths, np.full(S, 2000)):
+        z, tape = bptt.forward(x, *calls.layer, lengths=lengths_before)
+        z0 = z.reshape(-1, H)[1 : S + 1]
+        expected, _ = bptt.forward(x, *calls.layer, z0.copy(), lengths=lengths)
+        again, _ = bptt.forward(x, *calls.layer, z0, lengths=lengths, out=tape)
+        same_bits(again, expected)
+
+
 def test_resets_may_come_and_go():
     calls = Calls(1)
     x, flags = calls.array(T, S, I), calls.rng.random((T, S)) < 0.2
