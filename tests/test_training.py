@@ -270,7 +270,7 @@ def test_a_wanted_bar_without_tqdm_is_told_of(monkeypatch):
         (
             {"steps": 1, "memory": "much"},
             ValueError,
-            "memory must be bytes, or text such as '64MB', got 'much'",
+            "memory must be a number of bytes, or text such as '64MB', got 'much'",
         ),
         (
             {"steps": 1, "resume": True},
