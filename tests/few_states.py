@@ -217,3 +217,14 @@ def plant(monkeypatch, module, old, new):
                 monkeypatch.setattr(user, key, other)
             elif getattr(value, "__module__", None) == module.__name__:
                 monkeypatch.setattr(user, key, vars(other)[key])
+
+
+def check_finds(
+    monkeypatch, bug, check, errors=(AssertionError, IndexError, ValueError)
+):
+    """Assert that a check passes, and fails where a mistake is planted."""
+    check()
+    plant(monkeypatch, *bug)
+    # What a mistake leaves unwritten may be no number.
+    with np.errstate(all="ignore"), pytest.raises(errors):
+        check()

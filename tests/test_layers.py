@@ -2,7 +2,14 @@
 
 import numpy as np
 import pytest
-from few_states import Case, check_budgets, check_memory, check_plain, plain, plant
+from few_states import (
+    Case,
+    check_budgets,
+    check_finds,
+    check_memory,
+    check_plain,
+    plain,
+)
 from ragged import same_bits
 
 from bptt import _backend, _layers
@@ -58,10 +65,7 @@ def test_a_planted_bug_is_found(bug, monkeypatch):
         for case, options in cases:
             check_plain(*case, **options)
 
-    check()
-    plant(monkeypatch, _layers, *BUGS[bug])
-    with pytest.raises(AssertionError):
-        check()
+    check_finds(monkeypatch, (_layers, *BUGS[bug]), check, AssertionError)
 
 
 @BITS

@@ -237,6 +237,11 @@ def power_bound(bound, logs):
 EXACT_CASE = 1e-12
 RTRL_IS_BPTT = 1e-11
 
+# The losses of five updates of Adam in float64, from gradients that differ by their
+# rounding, relative. Its first update divides a gradient by its own size, and so makes
+# as much of the rounding of a small one as of a large one.
+FIVE_UPDATES = 1e-9
+
 # The sum of all Lyapunov exponents against the mean log-determinant, absolute.
 SUM_OF_EXPONENTS = 1e-9
 
