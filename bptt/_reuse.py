@@ -37,32 +37,29 @@ def states_of(
     if not isinstance(form, Ragged):
         shape = form.T + 1, form.B, H
         if _is_padded(out):
-            _check(out, "(T B, 1, H)", (form.cells, 1, H), dtype)
+            _check(out, "(T, B, H)", (form.T, form.B, H), dtype)
             out = None
         z, written = states(out, shape, dtype), _written(out)
         return z, np.full(form.B, EVERY) if written is None else written
     if form.name == "padded":
         return _padded(form, H, dtype, out)
-    shape = form.cells, 1, H
     if out is None:
-        return np.empty(shape, dtype), None
-    _check(out, "(N, 1, H)", shape, dtype)
+        return form.empty(H, dtype), None
+    _check(out, "(N, H)", form.shape_of(H), dtype)
     return _taken(out), None
 
 
 def _padded(
     form: Ragged, H: int, dtype: np.dtype[Any], out: Tape | None
 ) -> tuple[Array, Array]:
-    T, B, _ = form.shape_of(H)
+    T, B, _ = shape = form.shape_of(H)
     if _is_padded(out):
-        _check(out, "(T B, 1, H)", (T * B, 1, H), dtype)
+        _check(out, "(T, B, H)", shape, dtype)
     elif out is not None:
         _check(out, "(T + 1, B, H)", (T + 1, B, H), dtype)
     written = _written(out)
     if out is None or written is None:
         z, written = form.empty(H, dtype), np.zeros(B, np.intp)
-    elif len(written) != B:
-        raise ValueError(f"out must be of a batch of {B} sequences, got {len(written)}")
     else:
         before = written.copy()
         z = _taken(out)
@@ -72,11 +69,17 @@ def _padded(
     return z, written
 
 
-def _check(out: Any, letters: str, shape: Sizes, dtype: np.dtype[Any]) -> None:
+def _check(
+    out: Any, letters: str, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> None:
+    """Refuse what is no tape of such states, which have the shape that users see."""
     if not isinstance(out, Tape):
         raise TypeError(f"out must be a Tape of forward, got {type(out).__name__}")
     out.check_reusable()
-    check_shape("out.z", out.z, letters, shape)
+    z, form = out.z, getattr(out, "form", None)
+    if isinstance(form, Ragged):
+        z = form.shaped(z) if form.name == "padded" else z[:, 0]
+    check_shape("out.z", z, letters, shape)
     check_dtype("out.z", out.z, dtype)
 
 
