@@ -139,7 +139,9 @@ cdef int walk_halves(_Call call, int threads) except -1:
     lay_out(&second, call.backward, block + size)
     second.dW, second.dV, second.db = l.other_dW, l.other_dV, l.other_db
     second.dead = l.other_dead
-    return run_pair(&first, &second, call.body, 2 * first.plan.threads, l.plan.patience)
+    # One row less may be too little to share.
+    return run_pair(&first, &second, call.body,
+                    2 * min(first.plan.threads, second.plan.threads), l.plan.patience)
 
 
 cdef void split_rows(const Layer *l, Layer *first, Layer *second) noexcept nogil:

@@ -34,6 +34,7 @@ SHAPES = [
     (9, 130, 17, 65),
     (300, 12, 40, 64),
     (5, 64, 300, 257),
+    (11, 17, 35, 52),  # of the two halves one is enough to share, the other is not
 ]
 
 
