@@ -104,6 +104,8 @@ cdef extern from "dispatch.h" nogil:
     const Isa *isa_find "bptt_isa_find"(const char *name)
     Py_ssize_t cache_size "bptt_cache_size"(int level)
     const char *compiler "bptt_compiler"()
+    unsigned int ftz_state "bptt_ftz_state"()
+    void ftz_end "bptt_ftz_end"(unsigned int saved)
 
 cdef extern from "Python.h":
     # Declared without its exception, which is to stay set until the call returns.
@@ -196,3 +198,4 @@ cdef struct Layer:
     bint main_thread             # where Python's signals are handled
     bint interrupted
     double watched               # when signals were last looked for
+    unsigned int outside         # what a call found of how to treat denormals

@@ -144,8 +144,7 @@ cdef int prepare(_Call call, int threads) except -1:
     l.cell.z_step, l.cell.g_step = step_of(l, l.cell.z_row), l.dz_step
     l.cell.activation = call.activation.code
     l.cell.alpha, l.cell.beta = call.activation.alpha, call.activation.beta
-    l.main_thread = in_main_thread()
-    l.watched = seconds()
+    begin_watch(l)
     share_out(l, threads)
     return 0
 
@@ -205,11 +204,22 @@ cdef bint in_main_thread() noexcept:
     return PyThread_get_thread_ident() == _main
 
 
+cdef void begin_watch(Layer *l) noexcept:
+    l.main_thread = in_main_thread()
+    l.watched = seconds()
+    l.outside = ftz_state()
+
+
 cdef void watch(Layer *l, Py_ssize_t turn, int tid) noexcept nogil:
     """Let Python handle its signals now and then; where one raises, stop this turn."""
+    cdef unsigned int inside
     if tid == 0 and l.main_thread and seconds() - l.watched > WATCH:
+        # A handler computes as the program does, with denormals.
+        inside = ftz_state()
+        ftz_end(l.outside)
         with gil:
             l.interrupted = PyErr_CheckSignals() != 0
+        ftz_end(inside)
         if l.interrupted:
             stop_at(&l.barrier, turn)
             if l.both != NULL:

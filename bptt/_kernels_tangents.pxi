@@ -85,8 +85,7 @@ cdef int run_tangent(Tangent *t, activation, Body body) except -1:
         _threads.get_num_threads())
     l.chunk_panel = (l.plan.steps * l.B | 1) * P
     keep_apart(l)
-    l.main_thread = in_main_thread()
-    l.watched = seconds()
+    begin_watch(l)
 
     cdef _Workspace workspace = take_workspace()
     cdef char *block = workspace.reserve(lay_out_tangent(l, NULL) + 64)
@@ -275,8 +274,7 @@ cdef int _lyapunov(
     cdef double products = <double> l.T * l.B * l.H * l.H * f.sequences
     cdef int threads = <int> min(
         f.sequences, 1 if products < 6e5 else _threads.get_num_threads())
-    l.main_thread = in_main_thread()
-    l.watched = seconds()
+    begin_watch(l)
     cdef _Workspace workspace = take_workspace()
     f.block = workspace.reserve(shared + threads * f.bytes + 64)
     f.block = <char *> ((<size_t> f.block + 63) // 64 * 64)

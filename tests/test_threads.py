@@ -319,3 +319,34 @@ def test_denormals_are_flushed_inside_a_call_and_not_after_it(rng):
         with bptt.threads(n):
             run(random_case(rng, 9, 64, 20, 150, TANH, np.float32))
         assert tiny * np.float32(1e-10) != 0
+
+
+@COMPILED
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize("part", ["forward", "backward", "jvp", "lyapunov"])
+def test_a_signal_handler_computes_with_denormals(part):
+    done = python(f"""
+import signal
+seen, tiny = [], 1e-310
+signal.signal(signal.SIGALRM, lambda *_: seen.append(tiny * 0.5))
+x = np.full((400_000, 1, 1), 0.1, np.float32)
+V = np.eye(64, dtype=np.float32) / 2
+z, tape = bptt.forward(x, np.ones((1, 64), np.float32), V)
+last = np.ones((1, 64), np.float32)
+end = time.monotonic() + 30
+signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+while len(seen) < 10 and time.monotonic() < end:
+    if "{part}" == "forward":
+        bptt.forward(x, tape.W, V)
+    elif "{part}" == "backward":
+        bptt.backward(tape, dz_last=last)
+    elif "{part}" == "jvp":
+        bptt.jvp(tape, dz0=last)
+    else:
+        bptt.lyapunov_exponents(tape, 2)
+signal.setitimer(signal.ITIMER_REAL, 0)
+assert len(seen) >= 10 and all(seen), seen
+assert tiny * 0.5
+print("all denormal")
+""")
+    assert done.stdout == "all denormal\n", done.stderr

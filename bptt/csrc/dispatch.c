@@ -157,20 +157,28 @@ const char *bptt_compiler(void)
 #define MXCSR_FTZ_DAZ 0x8040u
 #define FPCR_FZ       0x1000000u
 
-unsigned bptt_ftz_begin(void)
+unsigned bptt_ftz_state(void)
 {
 #if X86
-    unsigned saved = _mm_getcsr();
-    _mm_setcsr(saved | MXCSR_FTZ_DAZ);
-    return saved;
+    return _mm_getcsr();
 #elif defined(__aarch64__) && defined(__GNUC__)
-    uint64_t saved;
-    __asm__ volatile("mrs %0, fpcr" : "=r"(saved));
-    __asm__ volatile("msr fpcr, %0" : : "r"(saved | FPCR_FZ));
-    return (unsigned)saved;
+    uint64_t state;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(state));
+    return (unsigned)state;
 #else
     return 0;
 #endif
+}
+
+unsigned bptt_ftz_begin(void)
+{
+    unsigned saved = bptt_ftz_state();
+#if X86
+    bptt_ftz_end(saved | MXCSR_FTZ_DAZ);
+#elif defined(__aarch64__) && defined(__GNUC__)
+    bptt_ftz_end(saved | FPCR_FZ);
+#endif
+    return saved;
 }
 
 void bptt_ftz_end(unsigned saved)

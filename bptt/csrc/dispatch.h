@@ -29,8 +29,10 @@ ptrdiff_t bptt_cache_size(int level);
 /* What compiled this. */
 const char *bptt_compiler(void);
 
-/* Denormals are zero, in operands and results, until bptt_ftz_end(bptt_ftz_begin()). */
+/* Denormals are zero, in operands and results, until bptt_ftz_end(bptt_ftz_begin()).
+ * bptt_ftz_state() tells how they are treated now, for bptt_ftz_end as well. */
 unsigned bptt_ftz_begin(void);
+unsigned bptt_ftz_state(void);
 void bptt_ftz_end(unsigned saved);
 
 #endif
