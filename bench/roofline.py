@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bptt.bench import machine, report
 from bptt.bench.cases import SHAPES, Task
-from bptt.bench.command import shape_argument
+from bptt.bench.command import seconds_argument, shape_argument
 from bptt.bench.runner import Entry, start
 
 HERE = Path(__file__).parent
@@ -24,7 +24,9 @@ def main(arguments, targets, path):
         prog="python -m bench roofline", description=__doc__
     )
     parser.add_argument("--shapes", nargs="+", type=shape_argument, default=SHAPES)
-    parser.add_argument("--seconds", type=float, default=5, help="for each shape")
+    parser.add_argument(
+        "--seconds", type=seconds_argument, default=5, help="for each shape"
+    )
     parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
     parser.add_argument("--picture", default=str(HERE / "roofline.png"))
     options = parser.parse_args(arguments)

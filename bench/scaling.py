@@ -5,6 +5,7 @@ from pathlib import Path
 
 from bptt.bench import machine, report
 from bptt.bench.cases import Shape, Task
+from bptt.bench.command import file_argument, seconds_argument
 from bptt.bench.runner import Entry, start
 
 HERE = Path(__file__).parent
@@ -26,14 +27,16 @@ def main(arguments, targets, path):
     names = [name for name in targets if name not in report.YARDSTICKS]
     parser.add_argument("--contenders", nargs="+", choices=names, default=names)
     parser.add_argument("--series", nargs="+", choices=[*SERIES, "threads"])
-    parser.add_argument("--seconds", type=float, default=4, help="for each shape")
+    parser.add_argument(
+        "--seconds", type=seconds_argument, default=4, help="for each shape"
+    )
     parser.add_argument(
         "--slowest",
         type=float,
         default=5.0,
         help="leave a contender out where a step would take more seconds than this",
     )
-    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--json", type=file_argument, metavar="FILE")
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--picture", default=str(HERE / "scaling.png"))
     options = parser.parse_args(arguments)

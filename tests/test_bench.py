@@ -168,7 +168,28 @@ def test_grid_has_every_cell_once():
 def test_a_malformed_shape_is_refused(text, capsys):
     with pytest.raises(SystemExit):
         command.main(["--shapes", text])
-    assert "argument --shapes" in capsys.readouterr().err
+    assert "a shape is T,B,I,H, each at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "message"),
+    [
+        ("--threads", "0", "must be a positive integer, got '0'"),
+        ("--threads", "two", "must be a positive integer, got 'two'"),
+        ("--rounds", "-1", "must be a positive integer, got '-1'"),
+        ("--seconds", "0", "must be a number above 0, got '0'"),
+        ("--seconds", "nan", "must be a number above 0, got 'nan'"),
+        ("--json", "none/run.json", "must be a file in a folder, got 'none/run.json'"),
+        ("--json", ".", "must be a file in a folder, got '.'"),
+    ],
+)
+def test_a_wrong_option_is_refused_before_anything_is_timed(
+    option, text, message, capsys
+):
+    with pytest.raises(SystemExit) as ended:
+        command.main([option, text, "--shapes", "1,1,1,1", "--contenders", "bptt"])
+    assert ended.value.code == 2
+    assert f"argument {option}: {message}" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not (ROOT / "bench").is_dir(), reason="not run in the repository")

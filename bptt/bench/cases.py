@@ -41,7 +41,7 @@ class Shape(NamedTuple):
         >>> Shape.parse("200,32,64,128")
         Shape(T=200, B=32, I=64, H=128)
         """
-        sizes = [int(size) for size in text.split(",")]
+        sizes = [int(s) if s.isdecimal() else 0 for s in text.split(",")]
         if len(sizes) != 4 or min(sizes) < 1:
             raise ValueError(f"a shape is T,B,I,H, each at least 1; got {text!r}")
         return cls(*sizes)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from bptt.bench import grid, machine, report
 from bptt.bench.cases import ACTIVATIONS, SHAPES, Shape, Task
@@ -39,17 +41,24 @@ def add_arguments(parser: argparse.ArgumentParser, targets: Mapping[str, str]) -
     parser.add_argument(
         "--threads",
         nargs="+",
-        type=int,
+        type=count_argument,
         metavar="N",
         help="each contender runs with each (default: 1 and all processors)",
     )
     parser.add_argument(
         "--seconds",
-        type=float,
+        type=seconds_argument,
         help="for each shape, warm-up apart (default: 10; 0.15 with --grid)",
     )
-    parser.add_argument("--rounds", type=int, help="so many rounds, whatever they take")
-    parser.add_argument("--json", metavar="FILE", help="write all that was measured")
+    parser.add_argument(
+        "--rounds", type=count_argument, help="so many rounds, whatever they take"
+    )
+    parser.add_argument(
+        "--json",
+        type=file_argument,
+        metavar="FILE",
+        help="write all that was measured",
+    )
     parser.add_argument(
         "--markdown", action="store_true", help="print the table in Markdown"
     )
@@ -155,6 +164,32 @@ def shape_argument(text: str) -> Shape:
         return Shape.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def count_argument(text: str) -> int:
+    """Parse an integer of at least 1, for argparse."""
+    if not (text.isdecimal() and 0 < int(text) <= sys.maxsize):
+        raise argparse.ArgumentTypeError(f"must be a positive integer, got {text!r}")
+    return int(text)
+
+
+def seconds_argument(text: str) -> float:
+    """Parse a finite number above 0, for argparse."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
+    return seconds
+
+
+def file_argument(text: str) -> str:
+    """Parse the path of a file to be written, for argparse: minutes later is late."""
+    path = Path(text)
+    if path.is_dir() or not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"must be a file in a folder, got {text!r}")
+    return text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
