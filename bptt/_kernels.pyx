@@ -36,7 +36,7 @@ cdef double WATCH = 0.05
 
 cdef const Isa *_find_isa() except NULL:
     forced = os.environ.get("BPTT_ISA", "")
-    cdef const Isa *found = isa_find(forced.encode())
+    cdef const Isa *found = isa_find(os.fsencode(forced))
     if found == NULL:
         raise ImportError(
             f"BPTT_ISA must be one of {', '.join(supported_isas())} on this machine; "

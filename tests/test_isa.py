@@ -59,7 +59,7 @@ def test_the_whole_suite_under_each(isa):
     assert done.returncode == 0, done.stdout[-3000:]
 
 
-@pytest.mark.parametrize("isa", ["sse9", "AVX2", "avx512 "])
+@pytest.mark.parametrize("isa", ["sse9", "AVX2", "avx512 ", "\udcff"])
 def test_an_unknown_one_is_an_error_that_lists_the_others(isa):
     done = run(isa, "-c", "import bptt")
     assert done.returncode == 1
