@@ -49,6 +49,15 @@ def test_norms_are_those_of_the_gradients(B, kind, rng):
     )
 
 
+def test_weights_may_stand_column_after_column(rng):
+    case = random_case(rng, 12, 3, 4, 5, bptt.Activation("tanh"), dz="dz")
+    flows = [
+        bptt.gradient_flow(bptt.forward(case.x, W, V, case.b)[1], case.dz)
+        for W, V in [(case.W, case.V), map(np.asfortranarray, (case.W, case.V))]
+    ]
+    assert flows[0].to_dict() == flows[1].to_dict()
+
+
 def test_decay_is_that_of_single_steps(rng):
     case = random_case(rng, 10, 2, 3, 5, bptt.Activation("tanh"), dz="dz")
     case.dz[[0, 2, 3]] = 0

@@ -121,7 +121,7 @@ class Sender:
         )
         _backend.kernels.backward(
             x, self.W, self.V, z, self.activation, dz, e,
-            np.empty_like(self.W), np.empty_like(self.V), None, before, da,
+            np.empty(self.W.shape), np.empty(self.V.shape), None, before, da,
             None, None, flow,
         )  # fmt: skip
         assert flow.norms is not None
