@@ -114,6 +114,16 @@ def test_an_error_of_0_has_no_term():
     assert all(np.isfinite(g).all() for g in grads if g is not None)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_a_nan_shows_in_omega_and_its_gradient(form, rng):
+    case = random_case(rng, 5, 2, 3, 4, bptt.Activation("tanh"))
+    _, tape = bptt.forward(case.x, case.W, case.V)
+    case.dz[2, 1, 0] = np.nan
+    found, grads = flow.omega(tape, case.dz, form=form)
+    assert np.isnan(found)
+    assert np.isnan(grads.V).all()
+
+
 def test_the_mean_leaves_errors_out_that_have_vanished(rng):
     """Both sides of the bound occur, and the terms left out are not counted."""
     case = random_case(rng, 9, 3, 4, 5, bptt.Activation("tanh"), dz="dz_last")

@@ -158,7 +158,9 @@ def omega(
         carried[path.cuts(t + 1)] = 0
     e_length, r_length = _lengths(e), _lengths(r)
     e_unit, r_unit = _units(e, e_length), _units(r, r_length)
-    there = e_length > 0 if form == "sum" else np.square(e_length) >= VANISHED
+    # Of what is not finite there is a term too, so that it shows.
+    gone = e_length == 0 if form == "sum" else np.square(e_length) < VANISHED
+    there = ~gone
     ratio = np.divide(r_length, e_length, where=there, out=np.ones_like(e_length))
     if form == "sum":
         terms, slopes, count = np.square(ratio - 1), 2 * (ratio - 1), B
@@ -198,4 +200,4 @@ def _lengths(rows: Array) -> Array:
 
 
 def _units(rows: Array, lengths: Array) -> Array:
-    return np.divide(rows, lengths, where=lengths > 0, out=np.zeros_like(rows))
+    return np.divide(rows, lengths, where=lengths != 0, out=np.zeros_like(rows))
