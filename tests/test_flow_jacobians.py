@@ -86,6 +86,15 @@ def test_singular_values_are_those_of_the_product(dtype, rng):
         assert (np.abs(found - expected[:, :4]) <= bound).all()
 
 
+def test_the_norm_of_a_product_that_is_not_finite_is_NaN():
+    x = np.zeros((4, 2, 1))
+    x[1, 1] = np.nan
+    _, tape = bptt.forward(x, np.ones((1, 3)), 0.1 * np.eye(3))
+    norm = bptt.jacobian_product(tape, 4, 0).log10_norm
+    assert np.isnan(norm[1])
+    np.testing.assert_allclose(norm[0], -4, rtol=exact_bound(4))
+
+
 def test_singular_values_far_below_the_largest_are_kept():
     V = np.diag([1.0, 1e-3])
     _, tape = bptt.forward(np.zeros((500, 1)), np.ones((1, 2)), V)

@@ -90,9 +90,13 @@ class ScaledProduct(NamedTuple):
 
     @property
     def log10_norm(self) -> Array:
-        """log10 of the largest singular value of the product."""
+        """log10 of the largest singular value of the product; NaN where it has none."""
+        # The decomposition would refuse all where one is not finite.
+        finite = np.isfinite(self.matrix).all(axis=(-2, -1), keepdims=True)
+        matrix = np.where(finite, self.matrix, 0)
         with np.errstate(divide="ignore"):
-            norm = np.log10(np.linalg.norm(self.matrix, 2, axis=(-2, -1)))
+            norm = np.log10(np.linalg.norm(matrix, 2, axis=(-2, -1)))
+        norm = np.where(finite[..., 0, 0], norm, np.nan)
         log: Array = norm + self.exponent * math.log10(2)
         return log
 
