@@ -9,6 +9,7 @@ from tolerances import EXACT_CASE, exact_bound, normwise_bound, power_bound
 
 import bptt
 from bptt import _reference, flow
+from bptt.cli.flow import table
 
 
 def errors(tape, dz):
@@ -172,6 +173,18 @@ def test_saturation_is_counted(rng):
     np.testing.assert_allclose(
         units.saturated_by_unit, saturated.mean(axis=(0, 1)), rtol=exact_bound(4)
     )
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_has_no_horizon(bad, rng):
+    case = random_case(rng, 9, 2, 3, 6, bptt.Activation("tanh"))
+    _, tape = bptt.forward(case.x, case.W, case.V)
+    dz_last = np.full((2, 6), bad)
+    found = bptt.gradient_flow(tape, dz_last=dz_last)
+    assert found.kind == "not finite"
+    assert np.isnan(found.log10_decay).all()
+    assert np.isnan([found.horizon, flow.horizon(tape, dz_last=dz_last)]).all()
+    assert "nan" in table(found)
 
 
 def test_a_nan_is_located(rng):

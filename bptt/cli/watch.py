@@ -62,7 +62,7 @@ class Watch:
         if not self.horizons:
             return ""
         steps = self.horizons[-1][1]
-        return f", horizon {steps:.0f}" if math.isfinite(steps) else ", horizon > T"
+        return ", horizon > T" if steps == math.inf else f", horizon {steps:.0f}"
 
     def _horizon(self, step: int) -> float:
         x, target = self.batches(step)

@@ -176,6 +176,7 @@ class Decay:
         self._start = np.full((A, path.B), np.nan)
         gaps = self.anchors[-1] + 1
         self._total, self._count = np.zeros(gaps), np.zeros(gaps, np.int64)
+        self._gone = np.zeros(gaps, bool)
         self._longest = 0
 
     def add(self, stretch: Stretch) -> None:
@@ -206,17 +207,19 @@ class Decay:
         k = len(log10_norm)
         change = log10_norm.reshape(k, *start.shape) - start
         # One that is 0 would make the mean minus infinity; only if all are, it is.
-        there = ~np.isnan(change) & (change > -np.inf)
+        gone = change == -np.inf
+        there = ~(np.isnan(change) | gone)
         gaps = self.anchors[::-1][: len(start)] - t + np.arange(k)[:, np.newaxis]
         np.add.at(self._total, gaps, np.where(there, change, 0).sum(axis=2))
         np.add.at(self._count, gaps, there.sum(axis=2))
+        np.logical_or.at(self._gone, gaps, gone.any(axis=2))
         reached = gaps[-1, ~np.isnan(start).all(axis=1)]
         self._longest = max(self._longest, int(reached.max(initial=0)))
 
     def mean(self) -> Array:
-        """Return the mean for each gap that some sequence has."""
+        """Return the mean for each gap that some sequence has; NaN of NaN alone."""
         some = self._count > 0
-        mean = np.full(len(some), -np.inf)
+        mean = np.where(self._gone, -np.inf, np.nan)
         np.divide(self._total, self._count, where=some, out=mean)
         return mean[: self._longest + 1]
 

@@ -165,6 +165,8 @@ def power(log10: float) -> str:
     """Return 10**log10 in figures, of any size."""
     if log10 == -math.inf:
         return "0"
+    if not math.isfinite(log10):
+        return str(log10)
     if abs(log10) < 4:
         return f"{10.0**log10:.3g}"
     exponent = math.floor(log10)

@@ -44,7 +44,8 @@ class GradientFlow:
     growth : ndarray of shape (T + 1,)
         By gap k, the factor per step: ``10**(log10_decay[k] / k)``; growth[0] is 1.
     horizon : float
-        Steps until a gradient has fallen to 1 %; infinity where it does not within T.
+        Steps until a gradient has fallen to 1 %; infinity where it does not within T,
+        NaN where it is not finite before.
     log10_dV : ndarray of shape (T,)
         Of ||z[t-1]^T da[t]||, what each step contributes to dV, of all sequences;
         entry 0 is t = 1.
@@ -220,7 +221,7 @@ def horizon(
     Returns
     -------
     float
-        Infinity where it does not within T.
+        Infinity where it does not within T, NaN where it is not finite before.
 
     Raises
     ------
@@ -244,7 +245,9 @@ def horizon(
 
 def _horizon(log10_decay: Array) -> float:
     below = np.flatnonzero(log10_decay <= math.log10(HORIZON))
-    return float(below[0]) if len(below) else math.inf
+    if len(below):
+        return float(below[0])
+    return math.nan if np.isnan(log10_decay).any() else math.inf
 
 
 def _begin(
