@@ -49,13 +49,17 @@ def as_held(tape: Tape, function: str) -> Tape:
 
 
 def as_step(name: str, value: Any, lowest: int, highest: int) -> int:
-    """Return a step of time as an int."""
+    """Return a step of time as an int; a bool is none."""
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, got bool")
     try:
         step = operator.index(value)
     except TypeError:
         raise TypeError(
             f"{name} must be an integer, got {type(value).__name__}"
         ) from None
+    if highest < lowest:
+        raise ValueError(f"tape must have a step, got T={highest}")
     if not lowest <= step <= highest:
         raise ValueError(f"{name} must be from {lowest} to {highest}, got {step}")
     return step

@@ -12,6 +12,7 @@ from bptt import _backend, _runs
 from bptt._validation import as_array
 from bptt.activations import Activation
 from bptt.flow._arguments import as_count, as_step, as_tape
+from bptt.initializers import as_generator
 from bptt.recurrence import Tape, forward
 
 Array = NDArray[Any]
@@ -119,7 +120,7 @@ def lyapunov_exponents(
     skip = as_step("skip", skip, 0, 2**62)
     if skip >= T:
         raise ValueError(f"skip must be below T = {T}, got {skip}: no step to count")
-    rng = np.random.default_rng(seed)
+    rng = as_generator(seed)
     Q = logs = None
     done = 0
     for piece, states in pieces:

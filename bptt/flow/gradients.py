@@ -261,7 +261,8 @@ def _begin(
             f"tape must have a step and a sequence, got T={path.T}, B={path.B}"
         )
     if len(loss.steps) == 0:
-        raise ValueError("dz must not be 0 everywhere: the loss has no gradient")
+        name = "dz_last" if dz is None else "dz"
+        raise ValueError(f"{name} must not be 0 everywhere: the loss has no gradient")
     return path, loss
 
 

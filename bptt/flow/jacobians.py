@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bptt import _backend
-from bptt._validation import as_size
+from bptt._validation import as_flag, as_real, as_size, check_shape
 from bptt.flow._arguments import as_count, as_gap, as_step
 from bptt.flow._path import Path
 from bptt.recurrence import Tape
@@ -58,7 +58,7 @@ def jacobian(tape: Tape, t: int, *, diagonal: bool = False) -> Array:
     array([[0.5, 0. ],
            [0. , 0.5]])
     """
-    path = Path(tape)
+    path, diagonal = Path(tape), as_flag("diagonal", diagonal)
     t = as_step("t", t, 1, path.T)
     D = np.zeros((path.B, path.H), tape.W.dtype)
     for stretch in path.forward(t - 1, t):
@@ -92,11 +92,11 @@ class ScaledProduct(NamedTuple):
     def log10_norm(self) -> Array:
         """log10 of the largest singular value of the product; NaN where it has none."""
         # The decomposition would refuse all where one is not finite.
-        finite = np.isfinite(self.matrix).all(axis=(-2, -1), keepdims=True)
-        matrix = np.where(finite, self.matrix, 0)
+        finite = np.isfinite(self.matrix).all(axis=(-2, -1))
+        matrix = np.where(np.expand_dims(finite, (-2, -1)), self.matrix, 0)
         with np.errstate(divide="ignore"):
             norm = np.log10(np.linalg.norm(matrix, 2, axis=(-2, -1)))
-        norm = np.where(finite[..., 0, 0], norm, np.nan)
+        norm = np.where(finite, norm, np.nan)
         log: Array = norm + self.exponent * math.log10(2)
         return log
 
@@ -323,7 +323,7 @@ def split_growth(tape: Tape, t: int, i: int, direction: Array | None = None) -> 
     Raises
     ------
     TypeError, ValueError
-        As in `jacobian_product`, or the direction is of another shape.
+        As in `jacobian_product`, or the direction is of another shape, or 0.
 
     Examples
     --------
@@ -341,11 +341,12 @@ def split_growth(tape: Tape, t: int, i: int, direction: Array | None = None) -> 
     if direction is None:
         u = np.random.default_rng(0).standard_normal((B, H))
     else:
-        u = np.array(direction, np.float64)
-        expected = (B, H) if tape.batched else (H,)
-        if u.shape != expected:
-            raise ValueError(f"direction must have shape {expected}, got {u.shape}")
+        u = as_real("direction", direction).astype(np.float64)
+        letters, shape = ("(B, H)", (B, H)) if tape.batched else ("(H,)", (H,))
+        check_shape("direction", u, letters, shape)
         u = u.reshape(B, H)
+        if not u.any(axis=1).all():
+            raise ValueError("direction must not be 0: it has no length to grow")
     u = u[path.order]
     V = tape.V.astype(np.float64)
     by_V, by_D = np.full((t - i, B), np.nan), np.full((t - i, B), np.nan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +52,10 @@ class OmegaTerm:
     through: str = "everything"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "weight", as_positive("weight", self.weight))
+        weight = as_positive("weight", self.weight)
+        if weight == math.inf:
+            raise ValueError("weight must be finite, got inf")
+        object.__setattr__(self, "weight", weight)
         check_choice("form", self.form, FORMS)
         check_choice("through", self.through, THROUGH)
 
