@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 _VANISHING, _EXPLODING = 0.5, 1e3
 _MANY = 0.5
 
+# Activations that saturate at either end.
+_BOUNDED = ("tanh", "sigmoid", "hard_sigmoid", "softsign", "scaled_tanh")
+
 
 def kind(flow: GradientFlow) -> str:
     """Return one of vanishing, exploding, saturated, dead, healthy, not finite."""
@@ -22,7 +25,8 @@ def kind(flow: GradientFlow) -> str:
         return "not finite"
     H = flow.sizes[3]
     if len(flow.units.dead) > _MANY * H:
-        return "dead"
+        # Rounded, a state of the bound itself has a slope of 0 like one that is off.
+        return "saturated" if flow.activation in _BOUNDED else "dead"
     steps = len(flow.log10_decay) - 1
     if flow.horizon < _VANISHING * steps or flow.log10_decay[-1] == -math.inf:
         return "saturated" if _saturates(flow) else "vanishing"
@@ -46,8 +50,7 @@ def sentence(flow: GradientFlow) -> str:
 def _saturates(flow: GradientFlow) -> bool:
     # Of activations that are off below 0, off is not saturated.
     return flow.units.saturated - flow.units.zero > _MANY or (
-        flow.units.saturated > _MANY
-        and flow.activation in ("tanh", "sigmoid", "hard_sigmoid", "softsign")
+        flow.units.saturated > _MANY and flow.activation in _BOUNDED
     )
 
 
