@@ -16,6 +16,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from bptt import flow as flows
 from bptt._ids import addresses
+from bptt._validation import (
+    as_array,
+    as_positive,
+    as_real,
+    as_size,
+    check_ndim,
+    check_shape,
+)
 from bptt.flow import cliff
 from bptt.flow._path import Path
 from bptt.flow.gradients import GradientFlow
@@ -110,7 +118,11 @@ def product_norms(tape: Tape | Array, ax: Axes | None = None) -> Axes:
     -------
     matplotlib.axes.Axes
     """
-    norms = flows.product_norms(tape) if isinstance(tape, Tape) else tape
+    norms = as_real(
+        "tape", flows.product_norms(tape) if isinstance(tape, Tape) else tape
+    )
+    check_ndim("tape", norms, "(T + 1, T + 1)")
+    check_shape("tape", norms, "(T + 1, T + 1)", norms.shape[:1] * 2)
     ax = _axes(ax)
     from matplotlib import colormaps
 
@@ -151,9 +163,11 @@ def singular_values(
     -------
     matplotlib.axes.Axes
     """
-    tape = last_steps(tape, len(tape.x))
+    k, points = as_size("k", k), as_size("points", points)
+    tape = last_steps(tape, Path(tape).T)
     T, H = len(tape.x), len(tape.V)
-    gaps = np.unique(np.geomspace(1, T, points).round().astype(int))
+    gaps = np.unique(np.geomspace(1, max(1, T), points).round().astype(int))
+    gaps = gaps[gaps <= T]
     k = min(k, H)
     values = np.array(
         [
@@ -181,14 +195,19 @@ def eigenvalues(V: ArrayLike, ax: Axes | None = None) -> Axes:
     -------
     matplotlib.axes.Axes
     """
+    V = as_real("V", V)
+    check_ndim("V", V, "(H, H)")
+    check_shape("V", V, "(H, H)", V.shape[:1] * 2)
     ax = _axes(ax)
-    values = np.linalg.eigvals(np.asarray(V, np.float64))
+    finite = bool(np.isfinite(V).all())
+    values = np.linalg.eigvals(V.astype(np.float64)) if finite else np.empty(0, complex)
     angle = np.linspace(0, 2 * np.pi, 200)
     ax.plot(np.cos(angle), np.sin(angle), color=GREY, lw=0.8)
     ax.plot(values.real, values.imag, ".", color=BLUE)
     ax.set_aspect("equal", "datalim")
-    radius = np.abs(values).max()
-    _label(ax, "real", "imaginary", f"Eigenvalues of V, radius {radius:.3g}")
+    radius = f"radius {np.abs(values).max(initial=0):.3g}"
+    title = f"Eigenvalues of V, {radius if finite else 'which is not finite'}"
+    _label(ax, "real", "imaginary", title)
     return ax
 
 
@@ -230,7 +249,7 @@ def loss_cliff(ax: Axes | None = None, *, clip: float = 0.1) -> Axes:
     -------
     matplotlib.axes.Axes
     """
-    ax = _axes(ax)
+    clip, ax = as_positive("clip", clip), _axes(ax)
     w, b = np.linspace(3.2, 6.2, 240), np.linspace(-4.2, -1.2, 240)
     loss = cliff.loss_surface(w, b[:, np.newaxis])
     limits = (w[0], w[-1], b[0], b[-1])
@@ -275,7 +294,9 @@ def clipping(norm: ArrayLike, h: float | None = None, ax: Axes | None = None) ->
     matplotlib.axes.Axes
     """
     ax = _axes(ax)
-    norm = np.asarray(norm, np.float64)
+    norm = as_array("norm", norm).astype(np.float64)
+    check_ndim("norm", norm, "(steps,)")
+    h = None if h is None else as_positive("h", h)
     step = np.arange(1, len(norm) + 1)
     ax.plot(step, norm, color=ORANGE, lw=1.2, label="before clipping")
     title = "Norm of the gradient"
@@ -342,7 +363,16 @@ def _colour_bar(ax: Axes, image: Any) -> None:
 def _named(
     flow: GradientFlow | Mapping[str, GradientFlow],
 ) -> list[tuple[str, GradientFlow]]:
-    return [("", flow)] if isinstance(flow, GradientFlow) else list(flow.items())
+    if isinstance(flow, GradientFlow):
+        return [("", flow)]
+    named = list(flow.items()) if isinstance(flow, Mapping) else [("", flow)]
+    for _, one in named:
+        if not isinstance(one, GradientFlow):
+            raise TypeError(
+                "flow must be a GradientFlow, or a dict of them by name, "
+                f"got {type(one).__name__}"
+            )
+    return named
 
 
 def _cycle() -> list[str]:

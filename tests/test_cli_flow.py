@@ -144,6 +144,16 @@ def test_a_layer_below_dead_ones_is_told_that_no_gradient_comes(folder):
     assert second["kind"] == "dead"
 
 
+def test_a_model_that_is_not_finite_gets_its_page(folder):
+    network = Network(3, 5, 2, loss="squared_error", seed=0)
+    network.params["V"][0, 0] = np.nan
+    network.save(folder / "nan.npz")
+    out, _ = bptt(folder, "flow", "nan.npz", "--length", "20", "-o", "nan.html")
+    assert out.startswith("Not finite: dL/dz[20]")
+    assert "horizon          not finite" in out
+    assert (folder / "nan.html").read_text().count("<figure>") == 7
+
+
 def test_the_live_line_has_norm_clipping_and_horizon(folder):
     _, err = bptt(folder, "train", "text.txt", "-o", "live.npz", *SMALL)
     assert re.search(

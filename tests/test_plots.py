@@ -103,6 +103,21 @@ def test_a_vanished_gradient_is_a_gap_in_the_line(rng):
     assert plots.decay(flow).get_title()
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_eigenvalues_of_what_is_not_finite_are_none(bad):
+    V = np.eye(3)
+    V[0, 1] = bad
+    ax = plots.eigenvalues(V)
+    assert ax.get_title() == "Eigenvalues of V, which is not finite"
+    assert len(ax.lines[1].get_xdata()) == 0
+
+
+def test_a_sequence_without_a_step_has_no_singular_values():
+    tape = bptt.forward(np.zeros((0, 2, 1)), np.ones((1, 2)), np.eye(2))[1]
+    ax = plots.singular_values(tape)
+    assert len(ax.lines[0].get_xdata()) == 0
+
+
 def test_the_cliff_throws_descent_back_unless_it_is_clipped():
     wild, clipped = cliff.descend(), cliff.descend(clip=0.1)
     assert wild[:, 3].max() > 50  # the wall

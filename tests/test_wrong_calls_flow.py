@@ -80,6 +80,18 @@ CALLS = [
     (lambda: plots.product_norms(no_rows), "tape must have a sequence, got B=0"),
     (lambda: plots.singular_values(no_rows), "tape must have a sequence, got B=0"),
     (lambda: flow.product_norms(tape, probes=7), "probes must be at most H = 6, got 7"),
+    # pictures
+    (lambda: plots.gradient_norms(tape), "flow must be a GradientFlow, or a dict of them by name, got Tape"),
+    (lambda: plots.decay({"one": 1}), "flow must be a GradientFlow, or a dict of them by name, got int"),
+    (lambda: plots.product_norms(W), "tape must have shape (T + 1, T + 1) = (4, 4), got (4, 6)"),
+    (lambda: plots.product_norms(None), "tape must be an array, got None"),
+    (lambda: plots.singular_values(None), "tape must be the Tape that forward returned, got NoneType"),
+    (lambda: plots.singular_values(tape, points=0), "points must be at least 1, got 0"),
+    (lambda: plots.eigenvalues(W), "V must have shape (H, H) = (4, 4), got (4, 6)"),
+    (lambda: plots.eigenvalues(b), "V must have shape (H, H), got (6,)"),
+    (lambda: plots.loss_cliff(clip=None), "clip must be a number, got None"),
+    (lambda: plots.clipping(3.0), "norm must have shape (steps,), got ()"),
+    (lambda: plots.clipping([1, 2], h=-1), "h must be positive, got -1"),
     # directions
     (lambda: bptt.jvp(tape), "dz0, dx or dparams must be given: a tangent has a direction"),
     (lambda: bptt.jvp(tape, dparams={}), "dz0, dx or dparams must be given: a tangent has a direction"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -189,13 +190,16 @@ def rows(found: GradientFlow) -> list[tuple[str, str]]:
 
     T, B, I, H = found.sizes
     steps = len(found.log10_decay) - 1
+    horizon = "not finite" if math.isnan(found.horizon) else f"beyond {steps_of(steps)}"
+    if math.isfinite(found.horizon):
+        horizon = f"{steps_of(found.horizon)} to 1 % (of {steps})"
     units = found.units
     dead = ", ".join(
         f"{unit} since step {units.dead_since[unit]}" for unit in units.dead[:4]
     )
     return [
         ("sizes", f"T={T} B={B} I={I} H={H}, {found.activation}"),
-        ("horizon", f"{found.horizon:.0f} steps to 1 % (of {steps})"),
+        ("horizon", horizon),
         *(
             (f"after {steps_of(k)}", f"{power(found.log10_decay[k])} is left")
             for k in _gaps(steps)

@@ -123,7 +123,7 @@ def _around(training: dict[str, Any]) -> dict[str, Callable[[], Axes]]:
     drawn: dict[str, Callable[[], Axes]] = {"loss_cliff": plots.loss_cliff}
     norm: Any = training.get("norm")
     clip: Any = training.get("clip")
-    if _numbers(norm) and (clip is None or _numbers([clip])):
+    if _numbers(norm) and (clip is None or (_numbers([clip]) and clip > 0)):
         drawn["clipping"] = lambda: plots.clipping(norm, clip)
     return drawn
 
