@@ -31,6 +31,8 @@ Array = NDArray[Any]
 
 # A unit of a bounded activation is saturated below this part of the largest slope.
 SATURATED = 0.05
+# So few rows are measured row by row.
+FEW_ROWS = 32
 # Counts of a step, and of a run.
 COUNT, SUM = np.dtype(np.int32), np.dtype(np.int64)
 
@@ -211,6 +213,11 @@ def with_records(
     flow: Flow, activation: Activation, shape: tuple[int, ...], H: int
 ) -> Flow:
     """Return a flow with room for what is measured, of the shape (T, B)."""
+    # Few rows stand one after the other in memory, which no two threads share then.
+    T, B = shape
+    few = 1 < B < FEW_ROWS
+    norms = np.empty((B, T)).T if few else np.empty(shape)
+    saturated = np.empty((B, T), COUNT).T if few else np.empty(shape, COUNT)
     # Written for speed: a short run is over in tens of microseconds, and a named tuple
     # that is called takes .3 of one more.
     low, high = activation.range
@@ -221,8 +228,8 @@ def with_records(
             flow.clip_norm,
             flow.clip_value,
             SATURATED * activation.gamma if bounded else 0.0,
-            np.empty(shape),
-            np.empty(shape, COUNT),
+            norms,
+            saturated,
             np.zeros(H, SUM),
         ),
     )

@@ -21,7 +21,7 @@ cdef extern from "kernels.h" nogil:
 
     ctypedef struct Record "bptt_record":
         double threshold
-        Py_ssize_t row, stride
+        Py_ssize_t row, apart, stride
         void *squares
         double *norms
         int32_t *counts
@@ -140,7 +140,7 @@ cdef struct Layer:
     # Reals from one row to the next
     Py_ssize_t x_row, z_row, dz_row, dx_row
     # and from one step to the next, of which each has as many rows
-    Py_ssize_t x_step, ids_step, dz_step, dx_step, record_step
+    Py_ssize_t x_step, ids_step, dz_step, dx_step
     bint back                    # x, z and dx stand in memory from the last step on
     bint half                    # these are the rows of a half of the batch
     bint may_halve
@@ -175,6 +175,7 @@ cdef struct Layer:
     Flow flow
     double *norms                # one for each cell, or NULL, as the next two
     int32_t *saturated
+    Py_ssize_t record_row, record_step  # from one to the next in these
     int64_t *dead                # (H)
     Record record                # of a chunk, or where threads share rows of a step
     Py_ssize_t dead_stride

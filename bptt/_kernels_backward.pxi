@@ -87,9 +87,7 @@ cdef int _backward(
             l, segment.steps, segment.add, segment.da_next, segment.da_first,
             segment.beside)
     if flow is not None:
-        point_at_flow(
-            l, flow.clip_norm, flow.clip_value, flow.threshold, flow.norms,
-            flow.saturated, flow.dead)
+        point_at_flow(l, <tuple> flow)
     l.back = z.strides[0] < 0
     l.z_row = row_of(l, z, l.H)
     if x is not None:
@@ -178,8 +176,6 @@ cdef void backward_loop(Layer *l, const Kernels *k, int tid, int n) noexcept nog
             meet(l, tid, n)
             if stopped_at(&l.barrier, c + 1):
                 return
-            if l.norms != NULL and in_pieces(l, n):
-                add_up_pieces(l, k, c, tid, n)
             backward_products(l, k, c, da[0], tid, n)
 
     for half in range(l.halves):
@@ -218,9 +214,8 @@ cdef void backward_steps(
     cdef Py_ssize_t many, kept = 0, fit
     cdef Record record = l.record
     cdef Record *measured = NULL if l.norms == NULL else &record
-    cdef bint pieces = measured != NULL and in_pieces(l, n)
     cdef bint own = measured != NULL and own_records(l, n)
-    cdef Py_ssize_t place = piece(l, t1 - t0, tid, n) if pieces else 0
+    cdef Py_ssize_t place = 0
     cdef Cell cell = l.cell
     cdef Share mine
     cdef const void *z = states_of(l, c)
@@ -236,7 +231,7 @@ cdef void backward_steps(
         get_states(l, c, tid, n)
         meet(l, tid, n)
     cell.B = rows_of(l, t1 - 1)
-    fit = together(cell.B)
+    fit = together(l, cell.B) if own else t1 - t0
     mine = share_step(&l.plan, cell.B, H, P, k.tile_rows, tid, n)
     if l.clips:
         cell.activation = IDENTITY
@@ -253,8 +248,10 @@ cdef void backward_steps(
         if rows != cell.B:
             # The rows that come in are shared anew.
             meet(l, tid, n)
-            cell.B, cell.z_step, fit = rows, rows * cell.z_row, together(rows)
+            cell.B, cell.z_step = rows, rows * cell.z_row
             mine = share_step(&l.plan, rows, H, P, k.tile_rows, tid, n)
+            if own:
+                fit = together(l, rows)
         dz_t = NULL
         if l.dz != NULL:
             dz_t = at(l, l.dz, entry(l, t - 1, l.dz_step, l.dz_row))
@@ -275,12 +272,14 @@ cdef void backward_steps(
         da_t = at(l, states[t & 1], ended)
         da_rows = at(l, da, (cells - x0) * P)
         z_t = state_after(l, z, t - 1)
-        record.row = cells - x0
-        # Rows are counted from those of the step.
-        if pieces:
-            record.row = place + (mine.r1 - mine.r0) * (t - 1 - t0) - mine.r0
-        elif own:
-            record.row = own_record(mine, fit, fit - kept - 1, tid) - mine.r0
+        if own:
+            place = mine.r0 * fit + RECORDS_APART * tid
+            put_record(l, &record, place, fit, fit - kept - 1, mine.r0,
+                       mine.r1 - mine.r0)
+        elif measured != NULL and l.offsets == NULL:
+            put_record(l, &record, 0, fit, t - 1 - t0, 0, rows)
+        else:
+            record.row, record.apart = cells - x0, 1
         if alone and t < T:
             many = t - t0 if measured == NULL else min(t - t0, fit - kept)
             da_t = states[(t - many + 1) & 1]
@@ -296,20 +295,16 @@ cdef void backward_steps(
             kept += many
             if (kept == fit or t - many == t0
                     or rows_of(l, t - many - 1) != rows):
-                record.row = own_record(mine, fit, fit - kept, tid)
-                add_up(l, k, measured, t - many, rows, kept, mine)
+                add_up(l, k, measured, place, fit, fit - kept, fit, t - many, mine.r0,
+                       mine.r1 - mine.r0)
                 kept = 0
         end_step(l, &mine, tid, n)
         t -= many
     if mine.others != NULL:
         wait_for(&l.barrier, tid, n)
     if measured != NULL:
-        if not own and not pieces:
-            record.row, cells = 0, cells_before(l, t1) - x0
-            rows = l.B if l.half else cells
-            k.flow_record(measured, H, split(cells, tid, n), split(cells, tid + 1, n),
-                          rows, l.record_step, l.norms + entry(l, t0, l.record_step),
-                          l.saturated + entry(l, t0, l.record_step))
+        if not own:
+            add_up_shared(l, k, c, measured, tid, n)
         add_dead(l, tid)
 
 

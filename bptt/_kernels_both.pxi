@@ -162,8 +162,8 @@ cdef void split_rows(const Layer *l, Layer *first, Layer *second) noexcept nogil
     if l.dx != NULL:
         second.dx = at(l, l.dx, rows * l.dx_row)
     if l.norms != NULL:
-        second.norms += rows
-        second.saturated += rows
+        second.norms += rows * l.record_row
+        second.saturated += rows * l.record_row
     if l.dz_last != NULL:
         second.dz_last = at(l, l.dz_last, rows * l.H)
     if l.dz0 != NULL:

@@ -137,7 +137,6 @@ cdef int prepare(_Call call, int threads) except -1:
     l.halves = 2 if l.may_halve and plan_halves(l.B, l.H) else 1
     l.x_step, l.ids_step = step_of(l, l.x_row), step_of(l, 1)
     l.dz_step, l.dx_step = step_of(l, l.dz_row), step_of(l, l.dx_row)
-    l.record_step = l.B
     l.cell.H = l.H
     l.cell.z_row = l.H if l.first != NULL else l.z_row
     l.cell.g_row = l.dz_row

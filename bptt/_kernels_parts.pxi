@@ -5,7 +5,7 @@ cdef enum:
     # Rows of a step for each thread from which its products are made by itself.
     OWN_ROWS = 8
     RECORDS_APART = 32          # rows, two lines of reals
-    RECORD_ROWS = 128           # rows, at most so many more than those of a step
+    RECORD_ROWS = 128           # rows, about so many are added up together
 
 
 cdef inline Py_ssize_t cells_before(const Layer *l, Py_ssize_t step) noexcept nogil:
@@ -82,15 +82,27 @@ cdef int point_at_segment(
     return 0
 
 
-cdef void point_at_flow(
-    Layer *l, double clip_norm, double clip_value, double threshold,
-    double[:, ::1] norms, int32_t[:, ::1] saturated, int64_t[::1] dead,
-) noexcept:
+cdef int point_at_flow(Layer *l, tuple flow) except -1:
+    cdef double clip_norm, clip_value
+    cdef double[:, :] norms
+    cdef int32_t[:, :] saturated
+    cdef int64_t[::1] dead
+    clip_norm, clip_value, l.record.threshold, norms, saturated, dead = flow
     l.clips = clip_norm < INFINITY or clip_value < INFINITY
     l.flow.clip_norm, l.flow.clip_value = clip_norm, clip_value
-    l.record.threshold = threshold
-    if norms is not None:
-        l.norms, l.saturated, l.dead = &norms[0, 0], &saturated[0, 0], &dead[0]
+    if norms is None:
+        return 0
+    l.norms, l.saturated, l.dead = &norms[0, 0], &saturated[0, 0], &dead[0]
+    cdef Py_ssize_t step = norms.strides[0] // sizeof(double)
+    cdef Py_ssize_t row = norms.strides[1] // sizeof(double)
+    if saturated.strides[0] // sizeof(int32_t) != step or (
+            saturated.strides[1] // sizeof(int32_t) != row):
+        raise ValueError("what is recorded must stand in arrays of one order")
+    # (T, B), or one cell after the other, (N, 1).
+    if norms.shape[1] == 1:
+        step, row = step * l.B, step
+    l.record_step, l.record_row = step, row
+    return 0
 
 
 cdef inline bint own_products(const Layer *l, int n) noexcept nogil:
@@ -261,72 +273,77 @@ cdef void treat_errors(
 
 cdef inline bint own_records(const Layer *l, int n) noexcept nogil:
     """Whether each thread measures whole rows of the steps, and adds up its own."""
-    return n == 1 or (l.plan.split == ROWS and not in_pieces(l, n))
+    return n == 1 or l.plan.split == ROWS
 
 
-cdef inline bint in_pieces(const Layer *l, int n) noexcept nogil:
-    """Whether it measures so few rows that its results would share lines with those of
-    others: then each adds up some steps of a chunk, when all are measured."""
-    return l.plan.split == ROWS and n > 1 and not (
-        own_products(l, n) or l.offsets != NULL)
+cdef inline bint row_by_row(const Layer *l) noexcept nogil:
+    """Whether results stand row by row, all steps of one row after each other, as they
+    do for few rows: then no two threads write to one cache line."""
+    return l.offsets == NULL and l.record_step == 1
 
 
-cdef inline Py_ssize_t piece(
-    const Layer *l, Py_ssize_t steps, int tid, int n
+cdef inline Py_ssize_t together(const Layer *l, Py_ssize_t rows) noexcept nogil:
+    """Return of how many steps rows are added up together: whole vectors, and so few
+    that they do not drive V out of the cache."""
+    if not row_by_row(l):
+        return 1 + RECORD_ROWS // (rows + 1)
+    return max(16, RECORD_ROWS // rows // 16 * 16) if rows < 16 else 8
+
+
+cdef inline void put_record(
+    const Layer *l, Record *record, Py_ssize_t first, Py_ssize_t steps,
+    Py_ssize_t step, Py_ssize_t r0, Py_ssize_t rows,
 ) noexcept nogil:
-    """Where the measures of a thread's own rows of so many steps stand."""
-    return split(l.B, tid, n) * steps + RECORDS_APART * tid
-
-
-cdef inline Py_ssize_t together(Py_ssize_t rows) noexcept nogil:
-    """Return of how many steps rows are added up together: more than a few, for those
-    are a vector, and so few that they do not drive V out of the cache."""
-    return 1 + RECORD_ROWS // (rows + 1)
-
-
-cdef inline Py_ssize_t own_record(
-    Share mine, Py_ssize_t steps, Py_ssize_t step, int tid
-) noexcept nogil:
-    """Where the measures of a thread's own rows of a step stand, later ones behind, of
-    so many steps that are added up together."""
-    return mine.r0 * steps + (mine.r1 - mine.r0) * step + RECORDS_APART * tid
+    """Say where the measures of rows from r0 on stand that a thread has of a step, one
+    of so many that are added up together, whose measures begin at `first`."""
+    record.apart = steps if row_by_row(l) else 1
+    record.row = first + (step if row_by_row(l) else step * rows) - r0 * record.apart
 
 
 cdef void add_up(
-    Layer *l, const Kernels *k, const Record *record, Py_ssize_t t, Py_ssize_t rows,
-    Py_ssize_t steps, Share mine,
+    Layer *l, const Kernels *k, Record *record, Py_ssize_t first, Py_ssize_t steps,
+    Py_ssize_t s0, Py_ssize_t s1, Py_ssize_t t, Py_ssize_t r0, Py_ssize_t rows,
 ) noexcept nogil:
-    """Add up the measures of a thread's own rows, of so many steps from t on."""
-    cdef Py_ssize_t m = mine.r1 - mine.r0, first = entry(l, t, l.record_step) + mine.r0
-    if m > 0:
-        k.flow_record(record, l.H, 0, steps * m, m,
-                      rows if l.offsets != NULL else l.record_step,
-                      l.norms + first, l.saturated + first)
+    """Add up the measures of rows from r0 on, put by `put_record`, of the steps from s0
+    up to s1 of those that began at `first`. Step s0 is t."""
+    cdef Py_ssize_t to = entry(l, t, l.record_step, l.record_row) + r0 * l.record_row
+    cdef Py_ssize_t far = (
+        l.record_step if l.offsets == NULL else rows_of(l, t) * l.record_row)
+    put_record(l, record, first, steps, s0, 0, rows)
+    if row_by_row(l):
+        k.flow_record(record, l.H, rows, s1 - s0, steps, l.record_row, l.record_step,
+                      l.norms + to, l.saturated + to)
+    elif far == rows * l.record_row:
+        k.flow_record(record, l.H, 1, (s1 - s0) * rows, 0, 0, l.record_row,
+                      l.norms + to, l.saturated + to)
+    else:
+        k.flow_record(record, l.H, s1 - s0, rows, rows, far, l.record_row,
+                      l.norms + to, l.saturated + to)
 
 
-cdef void add_up_pieces(
-    Layer *l, const Kernels *k, Py_ssize_t c, int tid, int n
+cdef void add_up_shared(
+    Layer *l, const Kernels *k, Py_ssize_t c, Record *record, int tid, int n
 ) noexcept nogil:
-    """Add up the measures of all rows, of a share of the steps of a chunk."""
-    cdef Record record = l.record
-    cdef Py_ssize_t t0 = start_of(l, c), steps = start_of(l, c + 1) - t0
-    cdef Py_ssize_t first = split(steps, tid, n), end = split(steps, tid + 1, n)
-    cdef Py_ssize_t r0, m, at
-    cdef int of
-    for of in range(n):
-        r0, m = split(l.B, of, n), split(l.B, of + 1, n) - split(l.B, of, n)
-        record.row = piece(l, steps, of, n) + m * first
-        at = (t0 + first) * l.record_step + r0
-        k.flow_record(&record, l.H, 0, m * (end - first), m, l.record_step,
-                      l.norms + at, l.saturated + at)
+    """Add up a part of the measures of a chunk, whose rows all threads have shared."""
+    cdef Py_ssize_t t0 = start_of(l, c), t1 = start_of(l, c + 1)
+    cdef Py_ssize_t x0 = cells_before(l, t0), cells = cells_before(l, t1) - x0
+    cdef Py_ssize_t first = split(t1 - t0, tid, n)
+    if l.offsets == NULL:
+        add_up(l, k, record, 0, t1 - t0, first, split(t1 - t0, tid + 1, n), t0 + first,
+               0, l.B)
+        return
+    first = record.row = split(cells, tid, n)
+    k.flow_record(record, l.H, 1, split(cells, tid + 1, n) - first, 0, 0, l.record_row,
+                  l.norms + (x0 + first) * l.record_row,
+                  l.saturated + (x0 + first) * l.record_row)
 
 
 cdef void lay_out_record(Layer *l, char *base, size_t *used) noexcept nogil:
     """Give what is measured its part of the workspace."""
     cdef Py_ssize_t panels = panels_of(l.H, l.panel), count
     # No two threads write to one cache line.
-    l.record.stride = (l.chunk_panel // l.panel + RECORD_ROWS
-                       + (l.plan.threads + 1) * RECORDS_APART)
+    l.record.stride = max(l.chunk_panel // l.panel, l.B * together(l, l.B)) + (
+        l.plan.threads + 1) * RECORDS_APART
     l.record.stride -= l.record.stride % RECORDS_APART
     count = panels * l.record.stride
     l.record.squares = part(l, base, used, count)

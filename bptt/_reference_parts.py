@@ -200,9 +200,9 @@ def treat(e: Array, slope: Array, flow: Flow, cells: slice) -> Array:
     if flow.norms is not None:
         assert flow.saturated is not None
         assert flow.dead is not None
-        flow.norms.reshape(-1)[cells] = norms[:, 0]
+        flow.norms.flat[cells] = norms[:, 0]
         saturated = (np.abs(slope) < flow.threshold).sum(axis=1)
-        flow.saturated.reshape(-1)[cells] = saturated
+        flow.saturated.flat[cells] = saturated
         flow.dead[...] += (slope == 0).sum(axis=0)
     # Twice the root: the factor of a huge error may be no normal number.
     root = np.where(norms > flow.clip_norm, np.sqrt(flow.clip_norm) / np.sqrt(norms), 1)

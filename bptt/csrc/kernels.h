@@ -42,6 +42,7 @@ typedef struct bptt_flow {
 typedef struct bptt_record {
     double threshold; /* of |sigma'| of a saturated unit */
     ptrdiff_t row;    /* the first row of the step, in the next three */
+    ptrdiff_t apart;  /* from there to the next row */
     ptrdiff_t stride; /* of a panel */
     void *squares;    /* reals: of e, added up; or NaN, and then */
     double *norms;
@@ -94,9 +95,9 @@ typedef struct bptt_record {
                               ptrdiff_t r0, ptrdiff_t r1, const real *z, real *da,     \
                               ptrdiff_t da_panel, real *da_rows, ptrdiff_t rows_panel, \
                               const bptt_record *record);                              \
-        void (*flow_record)(const bptt_record *record, ptrdiff_t H, ptrdiff_t r0,      \
-                            ptrdiff_t r1, ptrdiff_t m, ptrdiff_t apart, double *norms, \
-                            int32_t *saturated);                                       \
+        void (*flow_record)(const bptt_record *record, ptrdiff_t H, ptrdiff_t runs,    \
+                            ptrdiff_t length, ptrdiff_t pitch, ptrdiff_t far,          \
+                            ptrdiff_t near, double *norms, int32_t *saturated);        \
         void (*orthonormalise)(ptrdiff_t k, ptrdiff_t H, real *Q, ptrdiff_t stride,    \
                                real *work, double *logs);                              \
     } bptt_kernels_##F;

@@ -160,6 +160,9 @@ INLINE void narrow_backward(const int code, const int nv, const int alone,
                            : da_next ? da_next + packed
                                      : NULL;
         real *da_r = alone ? da : da + packed, *rows = da_rows + packed;
+        UNROLL
+        for (int v = 0; !alone && v < nv; v++)
+            PREFETCH_W(rows - cell->B * PANEL + v / 2 * rows_panel + v % 2 * VLEN);
         vreal e[ROW_VECTORS], d[ROW_VECTORS];
         UNROLL
         for (int v = 0; alone && v < nv; v++) {
@@ -184,7 +187,8 @@ INLINE void narrow_backward(const int code, const int nv, const int alone,
         }
         if (record) /* behind da, for which the next step waits */
             record_row(code, nv, record, alone ? measures_of(record) : known,
-                       record->row + (alone ? -r : r), lanes, low, e, d, dead, &least);
+                       record->row + (alone ? -r : r * record->apart), lanes, low, e, d,
+                       dead, &least);
     }
     UNROLL
     for (int v = 0; record && v < counted; v++)

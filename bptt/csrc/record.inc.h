@@ -20,6 +20,8 @@
 #define record_outside NAME(record_outside)
 #define norm_of_panels NAME(norm_of_panels)
 #define tail_lanes     NAME(tail_lanes)
+#define bits_of        NAME(bits_of)
+#define is_trusted     NAME(is_trusted)
 #define measures       NAME(measures)
 #define measures_of    NAME(measures_of)
 #define add_panels     NAME(add_panels)
@@ -54,16 +56,35 @@ INLINE vmask tail_lanes(ptrdiff_t n)
     return v_lt(v_load(LANES), v_set1((real)n));
 }
 
-/* The norm of a panel whose squares are not to be trusted. */
-static void record_outside(const bptt_record *x, ptrdiff_t at, vreal e0, vreal e1,
+/* The norm of a panel whose squares are not to be trusted. Nothing is called: what a
+ * loop keeps in registers would all be put away for it. */
+INLINE void record_outside(const bptt_record *x, ptrdiff_t at, vreal e0, vreal e1,
                            real squares)
 {
     const double scale = squares < 1 ? SCALE : 1 / SCALE;
     const vreal factor = v_set1((real)scale);
     e0 = v_mul(e0, factor);
     e1 = v_mul(e1, factor);
-    x->norms[at] = sqrt((double)v_reduce_add(v_fma(e1, e1, v_mul(e0, e0)))) / scale;
+    const real sum = v_reduce_add(v_fma(e1, e1, v_mul(e0, e0)));
+    real root[VLEN];
+    v_store(root, v_sqrt(v_set1(sum)));
+    x->norms[at] = (double)root[0] / scale;
     ((real *)x->squares)[at] = (real)NAN;
+}
+
+INLINE ureal bits_of(real a)
+{
+    ureal bits;
+    memcpy(&bits, &a, sizeof bits);
+    return bits;
+}
+
+/* Whether the squares of a panel have added up to a number, and lost nothing. Numbers
+ * that are not negative are in the order of their bits: one comparison. */
+INLINE int is_trusted(real squares)
+{
+    const ureal least = bits_of((real)(2 * VLEN * SUM_SMALL));
+    return bits_of(squares) - least < bits_of((real)INFINITY) - least;
 }
 
 /* Where a record has them: known to stand still while vectors are stored. */
@@ -95,18 +116,17 @@ INLINE void record_panel(const int code, const int nv, const bptt_record *x,
     vreal sum = v_mul(e[0], e[0]);
     if (nv == 2)
         sum = v_fma(e[1], e[1], sum);
-    int count = 0;
     UNROLL
     for (int v = 0; v < nv; v++) {
-        count += v_count(v_lt(d[v], low));
         if (FLAT(code))
             dead[v] = count_dead(dead[v], d[v]);
         else
             *least = v_min(d[v], *least); /* in this order a NaN is passed over */
     }
     const real squares = v_reduce_add(sum);
-    to.counts[at] = count;
-    if (squares >= (real)(2 * VLEN * SUM_SMALL) && squares < (real)INFINITY)
+    const vmask under = v_lt(d[0], low);
+    to.counts[at] = nv == 2 ? v_count2(under, v_lt(d[1], low)) : v_count(under);
+    if (is_trusted(squares))
         to.squares[at] = squares;
     else
         record_outside(x, at, e[0], nv == 2 ? e[1] : v_zero(), squares);
@@ -202,7 +222,7 @@ INLINE void record_rows(const int code, const int nv, const bptt_cell *cell,
             if (rows)
                 v_store(e_v, v_mul(a[v], d[v]));
         }
-        record_row(code, nv, x, to, at + r, lanes, low, a, d, sum, least);
+        record_row(code, nv, x, to, at + r * x->apart, lanes, low, a, d, sum, least);
     }
     for (int v = 0; FLAT(code) && v < nv; v++)
         v_store(dead + v * VLEN, sum[v]);
@@ -218,7 +238,7 @@ INLINE void record_tile(const int code, const bptt_cell *cell, const bptt_record
                         ptrdiff_t rows_panel)
 {
     vreal least = v_set1((real)INFINITY);
-    ptrdiff_t at = c0 / PANEL * x->stride + x->row + r0, left = n;
+    ptrdiff_t at = c0 / PANEL * x->stride + x->row + r0 * x->apart, left = n;
     real *dead = (real *)x->dead + c0;
     for (const real *z_c = z; left > 0; z_c += PANEL, left -= PANEL) {
         if (left > VLEN)
@@ -302,32 +322,30 @@ INLINE void add_panels(const bptt_record *x, ptrdiff_t panels, ptrdiff_t r, ptrd
                 norm[i] = norm_of_panels(x, panels, r + i);
 }
 
-static void flow_record(const bptt_record *x, ptrdiff_t H, ptrdiff_t r0, ptrdiff_t r1,
-                        ptrdiff_t m, ptrdiff_t apart, double *norms, int32_t *saturated)
+static void flow_record(const bptt_record *x, ptrdiff_t H, ptrdiff_t runs,
+                        ptrdiff_t length, ptrdiff_t pitch, ptrdiff_t far,
+                        ptrdiff_t near, double *norms, int32_t *saturated)
 {
     const ptrdiff_t panels = bptt_panels(H, PANEL);
-    ptrdiff_t to = r0 / m * apart + r0 % m;
-    ptrdiff_t left = m == apart ? r1 - r0 : m - r0 % m; /* until there is a gap */
-    for (ptrdiff_t r = r0; r < r1; r += VLEN) {
-        const ptrdiff_t n = r1 - r < VLEN ? r1 - r : VLEN;
-        double norm[VLEN];
-        int32_t count[VLEN];
-        if (n == VLEN)
-            add_panels(x, panels, x->row + r, VLEN, norm, count);
-        else
-            add_panels(x, panels, x->row + r, n, norm, count);
-        if (left >= VLEN && n == VLEN) {
-            memcpy(norms + to, norm, sizeof norm);
-            memcpy(saturated + to, count, sizeof count);
-            to += VLEN, left -= VLEN;
-            continue;
-        }
-        for (ptrdiff_t i = 0; i < n; i++) {
-            if (left == 0)
-                to += apart - m, left = m;
-            norms[to] = norm[i];
-            saturated[to++] = count[i];
-            left--;
+    for (ptrdiff_t i = 0; i < runs; i++, norms += far, saturated += far) {
+        for (ptrdiff_t j = 0; j < length; j += VLEN) {
+            const ptrdiff_t r = x->row + i * pitch + j;
+            const ptrdiff_t n = length - j < VLEN ? length - j : VLEN;
+            double norm[VLEN];
+            int32_t count[VLEN];
+            if (n == VLEN)
+                add_panels(x, panels, r, VLEN, norm, count);
+            else
+                add_panels(x, panels, r, n, norm, count);
+            if (near == 1 && n == VLEN) {
+                memcpy(norms + j, norm, sizeof norm);
+                memcpy(saturated + j, count, sizeof count);
+                continue;
+            }
+            for (ptrdiff_t k = 0; k < n; k++) {
+                norms[(j + k) * near] = norm[k];
+                saturated[(j + k) * near] = count[k];
+            }
         }
     }
 }

@@ -32,7 +32,7 @@
  *     v_copysign(a, b)               magnitude of a, sign of b
  *     v_lt v_le v_gt v_eq v_isnan    masks; comparisons with NaN are false
  *     v_select(m, a, b)              m ? a : b
- *     v_count(m)                     how many lanes are true, an int
+ *     v_count(m) v_count2(m, n)      how many lanes are true, an int
  *     v_round(a)                     nearest, ties to even, for |a| < 2^22 (2^51)
  *     v_exp2i(n)                     2^n, n integral, -126 <= n <= 127 (-1022..1023)
  *     v_ldexp(a, n)                  a 2^n rounded once, denormal results included;
@@ -128,6 +128,7 @@ typedef uint64_t ureal_f64;
 #define v_isnan       NAME(v_isnan)
 #define v_select      NAME(v_select)
 #define v_count       NAME(v_count)
+#define v_count2      NAME(v_count2)
 #define v_round       NAME(v_round)
 #define v_exp2i       NAME(v_exp2i)
 #define v_ldexp       NAME(v_ldexp)

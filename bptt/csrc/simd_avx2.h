@@ -185,6 +185,11 @@ INLINE int v_count(vmask m)
     return POPCOUNT((unsigned)MM(movemask)(m));
 }
 
+INLINE int v_count2(vmask m, vmask n)
+{
+    return POPCOUNT((unsigned)MM(movemask)(m) | (unsigned)MM(movemask)(n) << VLEN);
+}
+
 INLINE vreal v_round(vreal a)
 {
     return MM(round)(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);

@@ -158,6 +158,15 @@ INLINE int v_count(vmask m)
     return POPCOUNT(m);
 }
 
+INLINE int v_count2(vmask m, vmask n)
+{
+#if REAL_BITS == 32
+    return POPCOUNT(_mm512_kunpackw(n, m));
+#else
+    return POPCOUNT(_mm512_kunpackb(n, m));
+#endif
+}
+
 INLINE vreal v_round(vreal a)
 {
     return MM(roundscale)(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);

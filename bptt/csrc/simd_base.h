@@ -177,6 +177,11 @@ INLINE int v_count(vmask m)
     return (int)sum;
 }
 
+INLINE int v_count2(vmask m, vmask n)
+{
+    return v_count(m) + v_count(n);
+}
+
 INLINE vreal v_min(vreal a, vreal b)
 {
     return v_select(v_lt(a, b), a, b);

@@ -55,6 +55,13 @@
 #define PREFETCH(p)    ((void)(p))
 #define PREFETCH_L1(p) ((void)(p))
 #endif
+#if defined(__GNUC__) && defined(__x86_64__) /* where it may be written */
+#define PREFETCH_W(p) __asm__ volatile("prefetchw %0" : : "m"(*(const char *)(p)))
+#elif defined(__GNUC__)
+#define PREFETCH_W(p) __builtin_prefetch(p, 1, 3)
+#else
+#define PREFETCH_W(p) ((void)(p))
+#endif
 #define TILE_VECTORS 8
 #endif
 

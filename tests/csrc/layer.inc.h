@@ -246,14 +246,17 @@ static void backward_steps(layer *l, chunk at, real *da, int tid, int n)
     bptt_share mine = bptt_share_step(&l->plan, B, H, P, k->tile_rows, tid, n);
     let_begin(l, &mine, tid, n);
     const int walks = B == 1 && n == 1 && k->walks(&l->cell);
-    const ptrdiff_t R = (at.t1 - at.t0) * B;
     const int own = l->plan.split == BPTT_ROWS && n > 1;
     bptt_record record = l->record;
     record.dead = l->dead_now[tid];
+    /* Measures stand step by step, or where nobody has rows of his own row by row. */
+    const ptrdiff_t steps = at.t1 - at.t0;
+    const int by_rows = !own && B > 1;
+    record.apart = by_rows ? steps : 1;
     for (ptrdiff_t t = at.t1; t > at.t0; t--) {
         const ptrdiff_t r = (t - 1 - at.t0) * B;
         const real *dz = l->dz ? l->dz + (t - 1) * B * H : NULL;
-        record.row = r;
+        record.row = by_rows ? t - 1 - at.t0 : r;
         if (t == T && l->dz_last)
             dz = l->dz_last;
         if (walks && t < T) {
@@ -266,17 +269,22 @@ static void backward_steps(layer *l, chunk at, real *da, int tid, int n)
                          l->state_panel, dz, l->z + t * B * H, l->packed_state[t & 1],
                          l->state_panel, da + r * P, l->chunk_panel,
                          l->records ? &record : NULL);
+        record.row += mine.r0;
         if (l->records && own)
-            k->flow_record(&record, H, mine.r0, mine.r1, B, 0, l->norms + (t - 1) * B,
-                           l->saturated + (t - 1) * B);
+            k->flow_record(&record, H, 1, mine.r1 - mine.r0, 0, 0, 1,
+                           l->norms + (t - 1) * B + mine.r0,
+                           l->saturated + (t - 1) * B + mine.r0);
         end_step(l, &mine, tid, n);
     }
     if (mine.others)
         bptt_barrier_wait(&l->barrier, tid, n);
-    record.row = 0;
-    if (l->records && !own)
-        k->flow_record(&record, H, bptt_split(R, tid, n), bptt_split(R, tid + 1, n), B,
-                       B, l->norms + at.t0 * B, l->saturated + at.t0 * B);
+    if (l->records && !own) {
+        const ptrdiff_t s0 = bptt_split(steps, tid, n),
+                        s1 = bptt_split(steps, tid + 1, n);
+        record.row = s0;
+        k->flow_record(&record, H, by_rows ? B : 1, s1 - s0, steps, 1, B,
+                       l->norms + (at.t0 + s0) * B, l->saturated + (at.t0 + s0) * B);
+    }
 }
 
 /* 2. and dV <- dV + z[t-1]^T da[t]. 1. forward was x[t] W + b, so now

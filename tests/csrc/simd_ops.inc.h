@@ -79,6 +79,9 @@ static int NAME(arithmetic)(void)
         for (int i = 0; i < VLEN; i++)
             count += a[i] < b[i];
         failures += v_count(v_lt(va, vb)) != count;
+        failures += v_count2(v_lt(va, vb), v_lt(va, vb)) != 2 * count;
+        failures += v_count2(v_lt(va, vb), v_lt(va, va)) != count;
+        failures += v_count2(v_lt(va, va), v_lt(va, vb)) != count;
         CHECK("select", v_select(v_lt(va, vb), vc, va), x < y ? z : x);
 
         for (int i = 0; i < VLEN; i++) { /* v_round's domain, halves among it */
