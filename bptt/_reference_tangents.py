@@ -14,6 +14,9 @@ from bptt.activations import Activation
 
 Array = NDArray[Any]
 
+# Of Gram-Schmidt. What as many have left next to nothing of lies in the span of others.
+PASSES = 8
+
 
 @np.errstate(all="ignore")
 def jvp(
@@ -58,9 +61,17 @@ def lyapunov(
         Q[...] = activation.dsigma(z[t])[:, np.newaxis] * (Q @ V)
         for frame, sums in zip(Q, logs, strict=True):
             for r, row in enumerate(frame):
-                for _ in range(2):  # the second time against rounding
-                    row -= (frame[:r] @ row) @ frame[:r]
-                scale = np.abs(row).max() or 1  # for squares overflow or vanish
-                length = scale * np.linalg.norm(row / scale)
+                row -= (frame[:r] @ row) @ frame[:r]
+                for _ in range(PASSES - 1):  # against rounding, maybe all that is left
+                    parts = frame[:r] @ row
+                    row -= parts @ frame[:r]
+                    scale = np.abs(row).max()  # for squares overflow or vanish
+                    sums[r] += np.log(scale)
+                    row /= scale or 1
+                    if not np.linalg.norm(row) * scale < np.abs(parts).max(initial=0):
+                        break
+                else:
+                    row[...] = 0
+                length = np.linalg.norm(row)
                 sums[r] += np.log(length)
-                row /= length if length else 1
+                row /= length or 1

@@ -1,5 +1,8 @@
 """Lyapunov exponents: kernel against reference, determinants, and the mean field."""
 
+from dataclasses import replace
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from proof import random_case, run_forward
@@ -15,7 +18,7 @@ import bptt
 from bptt import _backend, _reference, flow
 from bptt.activations import Activation
 
-TANH = Activation("tanh")
+TANH, RELU = Activation("tanh"), Activation("relu")
 
 
 def autonomous(rng, N, g, T):
@@ -106,6 +109,43 @@ def test_a_direction_that_dies_has_the_exponent_minus_infinity():
     spectrum = flow.lyapunov_exponents((np.ones((1, 2)), V, None, np.zeros((9, 1))), 2)
     assert spectrum.exponents[1] == -np.inf
     assert np.isfinite(spectrum.exponents[0])
+
+
+def rank(rows):
+    """Return how many rows of fractions are independent."""
+    found, rows = 0, [list(row) for row in rows]
+    for column in range(len(rows[0])):
+        first = next((r for r in rows[found:] if r[column]), None)
+        if first is None:
+            continue
+        rows.remove(first)
+        rows.insert(found, first)
+        found += 1
+        for row in rows[found:]:
+            part = row[column] / first[column]
+            row[:] = [a - part * b for a, b in zip(row, first, strict=True)]
+    return found
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("seed", range(8))
+def test_as_many_exponents_are_finite_as_the_product_has_a_rank(seed, dtype):
+    # Of rows that lie in the span of others no more than rounding is left, which is not
+    # to grow like those.
+    rng, H = np.random.default_rng(seed), 6
+    case = random_case(rng, 10, 1, 3, H, RELU, dtype)
+    V = np.linalg.qr(case.V)[0].astype(dtype)
+    z = run_forward(_reference, replace(case, V=V))
+    product = np.vectorize(Fraction)(np.eye(H))
+    for state in z[1:, 0]:
+        product = (product @ np.vectorize(Fraction)(V.astype(float))) * (state > 0)
+    desired = np.arange(H) < rank(product)
+    start = np.linalg.qr(rng.standard_normal((1, H, H)))[0].astype(dtype)
+    for module in (_backend.kernels, _reference):
+        Q, logs = start.copy(), np.zeros((1, H))
+        module.lyapunov(V, z, RELU, Q, logs)
+        np.testing.assert_array_equal(np.isfinite(logs[0]), desired)
+        np.testing.assert_array_equal(Q[0].any(axis=1), desired)
 
 
 def test_dimension_and_entropy():

@@ -6,6 +6,10 @@
  *
  * Twice is enough (Giraud, Langou, Rozloznik 2005): the rows are orthogonal to rounding
  * however alike they had become, and the products of a pass do not wait for each other.
+ * Not so where a row lies in the span of those before it, as it may where units are
+ * off: what is left then is rounding, in that span as well. So a pass that takes more
+ * than it leaves is followed by another, and a row of which PASSES have left next to
+ * nothing is taken for 0.
  */
 #define orthonormalise NAME(orthonormalise)
 #define project_out    NAME(project_out)
@@ -13,6 +17,9 @@
 #define row_scale      NAME(row_scale)
 #define row_largest    NAME(row_largest)
 #define PACKED(p, v)   ((p) + (v) / 2 * stride + (v) % 2 * VLEN)
+/* Enough for a row of which 1e-40 is left, in float32. */
+#undef PASSES
+#define PASSES 8
 
 /* Squares of what is smaller or larger than this could be lost. */
 #define SQUARE_SMALL SIMD_CAT(SQUARE_SMALL_, REAL_BITS, )
@@ -43,7 +50,8 @@ INLINE void row_dot(const int n, ptrdiff_t vectors, const real *q, const real *r
         sums[i] = v_reduce_add(acc[i]);
 }
 
-INLINE void project_out(ptrdiff_t r, ptrdiff_t vectors, real *Q, ptrdiff_t stride,
+/* One pass; returns the largest of the parts that it takes. */
+INLINE real project_out(ptrdiff_t r, ptrdiff_t vectors, real *Q, ptrdiff_t stride,
                         real *work)
 {
     real *row = Q + r * PANEL;
@@ -59,6 +67,12 @@ INLINE void project_out(ptrdiff_t r, ptrdiff_t vectors, real *Q, ptrdiff_t strid
             a = v_fnma(v_set1(work[i]), v_load(q + i * PANEL), a);
         v_store(PACKED(row, v), a);
     }
+    real taken = 0;
+    for (i = 0; i < r; i++) {
+        const real part = work[i] < 0 ? -work[i] : work[i];
+        taken = part > taken ? part : taken;
+    }
+    return taken;
 }
 
 INLINE void row_scale(ptrdiff_t vectors, real *row, ptrdiff_t stride, real by)
@@ -84,20 +98,27 @@ static void orthonormalise(ptrdiff_t k, ptrdiff_t H, real *Q, ptrdiff_t stride,
 {
     const ptrdiff_t vectors = (H + VLEN - 1) / VLEN;
     for (ptrdiff_t r = 0; r < k; r++) {
-        real *row = Q + r * PANEL, square, largest = 1;
+        real *row = Q + r * PANEL, square, taken;
+        int passes = 1;
         project_out(r, vectors, Q, stride, work);
-        project_out(r, vectors, Q, stride, work);
-        row_dot(1, vectors, row, row, stride, &square);
-        if (square < SQUARE_SMALL || square > SQUARE_LARGE) {
-            largest = row_largest(vectors, row, stride);
-            if (largest > 0) {
+        do {
+            taken = project_out(r, vectors, Q, stride, work);
+            row_dot(1, vectors, row, row, stride, &square);
+            if (square < SQUARE_SMALL || square > SQUARE_LARGE) {
+                const real largest = row_largest(vectors, row, stride);
+                if (largest == 0)
+                    break;
                 row_scale(vectors, row, stride, 1 / largest);
                 row_dot(1, vectors, row, row, stride, &square);
+                logs[r] += log((double)largest);
+                taken /= largest;
             }
-        }
+        } while (square < taken * taken && ++passes < PASSES);
+        if (passes == PASSES)
+            square = 0;
         double length = sqrt((double)square);
         /* A row that vanished stays 0, and its sum is minus infinity for good. */
-        logs[r] += log(length) + log((double)largest);
+        logs[r] += log(length);
         row_scale(vectors, row, stride, square == 0 ? 0 : (real)(1 / length));
     }
 }
