@@ -15,6 +15,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bptt import flow as flows
+from bptt._drawing import (
+    BLUE,
+    COLOURS,
+    GREEN,
+    GREY,
+    ORANGE,
+    SKY,
+    VERMILION,
+    axes_for,
+    colour_bar,
+    ink,
+    label,
+    legend,
+)
 from bptt._ids import addresses
 from bptt._validation import (
     as_array,
@@ -34,12 +48,6 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
-# Of equal contrast, 4.5, to white and to black.
-GREY = "#767676"
-BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
-SKY, PURPLE = "#56B4E9", "#CC79A7"
-COLOURS = (BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE)
-
 
 def gradient_norms(
     flow: GradientFlow | Mapping[str, GradientFlow], ax: Axes | None = None
@@ -55,7 +63,7 @@ def gradient_norms(
     -------
     matplotlib.axes.Axes
     """
-    ax = _axes(ax)
+    ax = axes_for(ax)
     for (name, one), colour in zip(_named(flow), _cycle(), strict=False):
         t = np.arange(len(one.log10_norm_all))
         line = _drawn(one.log10_norm_all)
@@ -64,8 +72,8 @@ def gradient_norms(
             low, high = _range(one.log10_norm)
             band = ax.fill_between(t, low, high, color=SKY, alpha=0.5, lw=0)
             band.set_label("its sequences")
-    _label(ax, "t", "log10 ||dL/dz[t]||", "Gradient over time")
-    return _legend(ax)
+    label(ax, "t", "log10 ||dL/dz[t]||", "Gradient over time")
+    return legend(ax)
 
 
 def decay(
@@ -82,7 +90,7 @@ def decay(
     -------
     matplotlib.axes.Axes
     """
-    ax = _axes(ax)
+    ax = axes_for(ax)
     for (name, one), colour in zip(_named(flow), _cycle(), strict=False):
         gaps = np.arange(len(one.log10_decay))
         ax.plot(gaps, _drawn(one.log10_decay), color=colour, label=name or "measured")
@@ -97,12 +105,12 @@ def decay(
         "1 %",
         (0.99, -2),
         xycoords=("axes fraction", "data"),
-        color=_ink(ax),
+        color=ink(ax),
         ha="right",
         va="top",
     )
-    _label(ax, "gap k", "log10 of what is left", "Gradient over a gap of k steps")
-    return _legend(ax)
+    label(ax, "gap k", "log10 of what is left", "Gradient over a gap of k steps")
+    return legend(ax)
 
 
 def product_norms(tape: Tape | Array, ax: Axes | None = None) -> Axes:
@@ -123,7 +131,7 @@ def product_norms(tape: Tape | Array, ax: Axes | None = None) -> Axes:
     )
     check_ndim("tape", norms, "(T + 1, T + 1)")
     check_shape("tape", norms, "(T + 1, T + 1)", norms.shape[:1] * 2)
-    ax = _axes(ax)
+    ax = axes_for(ax)
     from matplotlib import colormaps
 
     seen = norms[np.isfinite(norms)]
@@ -140,8 +148,8 @@ def product_norms(tape: Tape | Array, ax: Axes | None = None) -> Axes:
         aspect="auto",
         interpolation="nearest",
     )
-    _label(ax, "i", "t", "log10 ||dz[t]/dz[i]|| / sqrt(H)")
-    _colour_bar(ax, image)
+    label(ax, "i", "t", "log10 ||dz[t]/dz[i]|| / sqrt(H)")
+    colour_bar(ax, image)
     return ax
 
 
@@ -175,12 +183,12 @@ def singular_values(
             for gap in gaps
         ]
     ).reshape(len(gaps), k) / np.log(10)
-    ax = _axes(ax)
+    ax = axes_for(ax)
     for j, colour in zip(range(k), _cycle(), strict=False):
         ax.plot(gaps, _drawn(values[:, j]), color=colour, marker=".", label=f"s{j + 1}")
     ax.axhline(0, color=GREY, lw=0.8, ls=":")
-    _label(ax, "gap", "log10 of singular values", "Singular values of dz[T]/dz[T-gap]")
-    return _legend(ax)
+    label(ax, "gap", "log10 of singular values", "Singular values of dz[T]/dz[T-gap]")
+    return legend(ax)
 
 
 def eigenvalues(V: ArrayLike, ax: Axes | None = None) -> Axes:
@@ -198,7 +206,7 @@ def eigenvalues(V: ArrayLike, ax: Axes | None = None) -> Axes:
     V = as_real("V", V)
     check_ndim("V", V, "(H, H)")
     check_shape("V", V, "(H, H)", V.shape[:1] * 2)
-    ax = _axes(ax)
+    ax = axes_for(ax)
     finite = bool(np.isfinite(V).all())
     values = np.linalg.eigvals(V.astype(np.float64)) if finite else np.empty(0, complex)
     angle = np.linspace(0, 2 * np.pi, 200)
@@ -207,7 +215,7 @@ def eigenvalues(V: ArrayLike, ax: Axes | None = None) -> Axes:
     ax.set_aspect("equal", "datalim")
     radius = f"radius {np.abs(values).max(initial=0):.3g}"
     title = f"Eigenvalues of V, {radius if finite else 'which is not finite'}"
-    _label(ax, "real", "imaginary", title)
+    label(ax, "real", "imaginary", title)
     return ax
 
 
@@ -223,7 +231,7 @@ def saturation(tape: Tape, ax: Axes | None = None) -> Axes:
     -------
     matplotlib.axes.Axes
     """
-    ax = _axes(ax)
+    ax = axes_for(ax)
     edges, counts = np.linspace(0, 1, 21), np.zeros(20, np.int64)
     for stretch in Path(tape).back():
         slope = np.abs(tape.activation.dsigma(stretch.z[1:]))
@@ -232,7 +240,7 @@ def saturation(tape: Tape, ax: Axes | None = None) -> Axes:
     colours = [VERMILION if right < 0.06 else BLUE for right in edges[1:]]
     ax.bar(edges[:-1], share, width=0.05, align="edge", color=colours)
     title = f"Slopes of {tape.activation.name}, saturated {100 * share[0]:.0f} %"
-    _label(ax, "sigma' / largest sigma'", "share of units", title)
+    label(ax, "sigma' / largest sigma'", "share of units", title)
     return ax
 
 
@@ -249,7 +257,7 @@ def loss_cliff(ax: Axes | None = None, *, clip: float = 0.1) -> Axes:
     -------
     matplotlib.axes.Axes
     """
-    clip, ax = as_positive("clip", clip), _axes(ax)
+    clip, ax = as_positive("clip", clip), axes_for(ax)
     w, b = np.linspace(3.2, 6.2, 240), np.linspace(-4.2, -1.2, 240)
     loss = cliff.loss_surface(w, b[:, np.newaxis])
     limits = (w[0], w[-1], b[0], b[-1])
@@ -264,8 +272,8 @@ def loss_cliff(ax: Axes | None = None, *, clip: float = 0.1) -> Axes:
         ax.plot(path[:, 0], path[:, 1], style, color=colour, lw=1, ms=3.5, label=name)
     ax.set_xlim(*limits[:2])
     ax.set_ylim(*limits[2:])
-    _label(ax, "w", "b", "Loss of one unit, 50 steps")
-    _colour_bar(ax, image)
+    label(ax, "w", "b", "Loss of one unit, 50 steps")
+    colour_bar(ax, image)
     # White letters need a ground of their own: the descent runs beneath them.
     ax.legend(
         loc="upper right",
@@ -293,7 +301,7 @@ def clipping(norm: ArrayLike, h: float | None = None, ax: Axes | None = None) ->
     -------
     matplotlib.axes.Axes
     """
-    ax = _axes(ax)
+    ax = axes_for(ax)
     norm = as_array("norm", norm).astype(np.float64)
     check_ndim("norm", norm, "(steps,)")
     h = None if h is None else as_positive("h", h)
@@ -308,56 +316,35 @@ def clipping(norm: ArrayLike, h: float | None = None, ax: Axes | None = None) ->
     if (norm > 0).any():
         ax.set_yscale("log")
         ax.margins(y=0.2)
-    _label(ax, "step", "norm", title)
-    return _legend(ax)
+    label(ax, "step", "norm", title)
+    return legend(ax)
 
 
-def _axes(ax: Axes | None) -> Axes:
-    if ax is not None:
-        return ax
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ImportError(
-            "pictures need matplotlib: pip install 'bptt[plot]'"
-        ) from None
-    # Small, so that the letters can be read on a phone.
-    # No pyplot: it would keep every figure, and ask for a display.
-    figure = Figure(figsize=(4.4, 3.2), layout="constrained")
-    figure.patch.set_alpha(0)
-    ax = figure.subplots()
-    ax.patch.set_alpha(0)
-    ax.tick_params(colors=GREY, which="both")
-    for side in ax.spines.values():
-        side.set_color(GREY)
-    for text in (ax.xaxis.label, ax.yaxis.label, ax.title):
-        text.set_color(GREY)
+def horizons(step: ArrayLike, horizon: ArrayLike, ax: Axes | None = None) -> Axes:
+    """Draw how far back the gradient reached along a training run.
+
+    Parameters
+    ----------
+    step : array_like of shape (n,)
+        Of the training, at which it was looked at.
+    horizon : array_like of shape (n,)
+        Steps in time until the gradient has fallen to 1 %, as `bptt.flow.horizon`.
+        Infinite ones are left out.
+    ax : matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    ax = axes_for(ax)
+    step = as_array("step", step).astype(np.float64)
+    check_ndim("step", step, "(n,)")
+    horizon = as_array("horizon", horizon).astype(np.float64)
+    check_shape("horizon", horizon, "(n,)", step.shape)
+    ax.plot(step, _drawn(horizon), ".-", color=GREEN, lw=1.2)
+    ax.set_ylim(bottom=0)
+    label(ax, "step", "steps back", "Horizon of the gradient")
     return ax
-
-
-def _label(ax: Axes, x: str, y: str, title: str) -> None:
-    ax.set_xlabel(x)
-    ax.set_ylabel(y)
-    ax.set_title(title, fontsize="medium")
-
-
-def _legend(ax: Axes) -> Axes:
-    handles, names = ax.get_legend_handles_labels()
-    if len(handles) > 1:
-        ink = _ink(ax)
-        ax.legend(handles, names, labelcolor=ink, framealpha=0, fontsize=9)
-    return ax
-
-
-def _ink(ax: Axes) -> Any:
-    """Return the colour of the letters, which in a given Axes are the caller's."""
-    return ax.xaxis.label.get_color()
-
-
-def _colour_bar(ax: Axes, image: Any) -> None:
-    bar: Any = ax.figure.colorbar(image, ax=ax)
-    bar.ax.tick_params(colors=_ink(ax))
-    bar.outline.set_edgecolor(_ink(ax))
 
 
 def _named(

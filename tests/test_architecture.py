@@ -41,7 +41,7 @@ LEVELS = [
     {"_omega", "_stack"},
     {"_network_file", "_pieces", "_readout", "_stack_inputs", "_window", "rnn"},
     {"network", "truncation"},
-    {"_interrupts", "data", "history", "network_flow"},
+    {"_drawing", "_interrupts", "data", "history", "network_flow"},
     {"_progress", "_walk"},
     {"_checkpoint"},
     {"training"},

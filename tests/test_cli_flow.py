@@ -59,6 +59,19 @@ def test_a_model_of_characters_reads_text_and_shows_its_training(folder):
 
 
 @pytest.mark.parametrize(
+    ("horizon", "drawn"),
+    [([[1, 4.5], [51, 7.0]], 1), ([], 0), ([[1]], 0), ([["a", 2.0]], 0), (3, 0)],
+)
+def test_the_horizon_while_it_was_trained_is_drawn(horizon, drawn, folder):
+    network = Network.load(folder / "m.npz")
+    network.metadata["training"]["horizon"] = horizon
+    network.save(folder / "h.npz")
+    bptt(folder, "flow", "h.npz", "--text", "text.txt", "--length", "9", "-o", "h.html")
+    page = (folder / "h.html").read_text()
+    assert page.count("How many steps back the gradient reached meanwhile") == drawn
+
+
+@pytest.mark.parametrize(
     ("loss", "readout"), [("squared_error", "last"), ("binary_cross_entropy", "every")]
 )
 def test_another_model_gets_random_input(loss, readout, folder):

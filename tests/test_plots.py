@@ -37,6 +37,7 @@ def pictures(tape, flow):
         "saturation": lambda ax: plots.saturation(tape, ax),
         "loss_cliff": lambda ax: plots.loss_cliff(ax),
         "clipping": lambda ax: plots.clipping([3.0, 0.5, 2.0], 1.0, ax),
+        "horizons": lambda ax: plots.horizons([1, 51, 101], [3.0, 9.5, np.inf], ax),
     }
 
 
@@ -53,6 +54,14 @@ def test_each_draws_into_an_axes_of_its_own_or_a_given_one(name, tape, flow):
     ax.figure.savefig(io.BytesIO(), format="svg")
     given = Figure().subplots()
     assert draw(given) is given
+
+
+def test_a_horizon_that_is_infinite_is_a_gap():
+    (line,) = plots.horizons([1, 51, 101], [3.0, np.inf, 9.5]).lines
+    np.testing.assert_array_equal(line.get_xdata(), [1, 51, 101])
+    np.testing.assert_array_equal(line.get_ydata(), [3.0, np.nan, 9.5])
+    with pytest.raises(ValueError, match=r"horizon must have shape \(n,\) = \(1,\)"):
+        plots.horizons([1], [3.0, 2.0])
 
 
 @pytest.mark.parametrize("name", ["decay", "product_norms", "loss_cliff"])

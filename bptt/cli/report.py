@@ -8,7 +8,10 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from bptt import __version__, plots
+from bptt._drawing import GREY
 from bptt.cli.flow import Part, Subject, rows, verdict
 from bptt.flow import GradientFlow
 
@@ -57,6 +60,8 @@ _WORDS = {
     "loss_cliff": "Not of this model, but why gradients are clipped: one unit over 50 "
     "steps has a cliff in its loss, from which a plain step is thrown far away.",
     "clipping": "The norm of the gradient while the model was trained.",
+    "horizons": "How many steps back the gradient reached meanwhile, to 1 % of what it "
+    "was; where it reached through the whole of a batch's sequences there is no point.",
 }
 
 
@@ -125,6 +130,13 @@ def _around(training: dict[str, Any]) -> dict[str, Callable[[], Axes]]:
     clip: Any = training.get("clip")
     if _numbers(norm) and (clip is None or (_numbers([clip]) and clip > 0)):
         drawn["clipping"] = lambda: plots.clipping(norm, clip)
+    seen: Any = training.get("horizon")
+    if (
+        isinstance(seen, list)
+        and seen
+        and all(_numbers(s) and len(s) == 2 for s in seen)
+    ):
+        drawn["horizons"] = lambda: plots.horizons(*np.array(seen, np.float64).T)
     return drawn
 
 
@@ -140,7 +152,7 @@ def _svg(draw: Callable[[], Axes], n: int) -> str:
     figure: Any = draw().figure
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
-    text = text[text.index("<svg") :].replace(plots.GREY, "currentColor")
+    text = text[text.index("<svg") :].replace(GREY, "currentColor")
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     # Names within one picture must not meet those of the next on the page.
     text = re.sub(r'\bid="', f'id="p{n}-', text)
