@@ -41,7 +41,7 @@ class BuildExtension(build_ext):
             [
                 "-std=c11",
                 "-ffp-contract=off",
-                *(["-O0", "-g", "-UNDEBUG"] if DEBUG else ["-O3"]),
+                *(["-O0", "-g", "-UNDEBUG"] if DEBUG else ["-O3", "-g0"]),
             ],
         )
         for extension in self.extensions:
