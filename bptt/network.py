@@ -218,7 +218,7 @@ class Network:
         found = learn(
             self.stack, self.params, z, tape, target, loss=self.loss,
             readout=self.readout, by_leaf=every and bool(budget),
-            need_x_grad=need_x_grad, term=term,
+            need_x_grad=as_flag("need_x_grad", need_x_grad), term=term,
             error=as_error_clip(clip_error, clip_error_value),
         )  # fmt: skip
         self._keep(tape.z_last)

@@ -38,7 +38,7 @@ from bptt._tape import (
     new_gradients,
     tape_of,
 )
-from bptt._validation import as_shaped
+from bptt._validation import as_flag, as_shaped
 from bptt.activations import Activation, as_activation
 
 Array = NDArray[Any]
@@ -271,6 +271,8 @@ def backward(
         )
     if dz is None and dz_last is None:
         raise ValueError("dz or dz_last must be given: a loss needs a gradient")
+    if need_x_grad is not True and need_x_grad is not False:
+        need_x_grad = as_flag("need_x_grad", need_x_grad)
     flow = flow_of(tape, clip_error, clip_error_value, record)
     if isinstance(tape, _runs.Run):
         if out is not None and tape.form.name == "list":

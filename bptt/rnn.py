@@ -339,7 +339,7 @@ class RNN:
             tape,
             dz,
             dz_last,
-            need_x_grad=need_x_grad,
+            need_x_grad=as_flag("need_x_grad", need_x_grad),
             clip_error=clip_error,
             clip_error_value=clip_error_value,
             record=as_flag("record", record),

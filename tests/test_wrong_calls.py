@@ -186,6 +186,8 @@ CALLS = [
     (backward(tape, dz, clip_error=np.nan), "clip_error must be positive, got nan"),
     (backward(tape, dz, clip_error_value="1"), "clip_error_value must be a number, got '1'"),
     (backward(tape, dz, record="no"), "record must be True or False, got 'no'"),
+    (backward(tape, dz, need_x_grad=0), "need_x_grad must be True or False, got 0"),
+    (backward(recomputed, dz, need_x_grad="no"), "need_x_grad must be True or False, got 'no'"),
     (backward(recomputed, dz, record=1), "record must be True or False, got 1"),
     # threads
     (lambda: bptt.set_num_threads(0), "n must be at least 1, got 0"),

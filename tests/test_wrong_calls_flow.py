@@ -57,6 +57,9 @@ CALLS = [
     (lambda: bptt.gradient_flow(sequence, dz), "dz must have shape (T, H) = (5, 6), got (5, 3, 6)"),
     (lambda: bptt.gradient_flow(sequence, dz_last=z0), "dz_last must have shape (H,) = (6,), got (3, 6)"),
     (lambda: bptt.gradient_flow(tape, dz.astype(float)), "dz must have dtype float32 like the other arrays, got float64"),
+    (lambda: bptt.vjp(tape, dz, need_x_grad="no"), "need_x_grad must be True or False, got 'no'"),
+    (lambda: flow.omega(tape, dz, need_x_grad=1), "need_x_grad must be True or False, got 1"),
+    (lambda: flow.cliff.descend((1.0,)), "start must have shape (2,) = (2,), got (1,)"),
     # steps and gaps
     (lambda: bptt.jacobian(tape, 0), "t must be from 1 to 5, got 0"),
     (lambda: bptt.jacobian(tape, 6), "t must be from 1 to 5, got 6"),

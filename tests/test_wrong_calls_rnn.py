@@ -32,6 +32,10 @@ rows = [x[:, 0], x[:2, 0]]
             lambda: stacked.backward(tape, dz_last=tape.z_last, record="no"),
             "record must be True or False, got 'no'",
         ),
+        (
+            lambda: stacked.backward(tape, dz_last=tape.z_last, need_x_grad=1),
+            "need_x_grad must be True or False, got 1",
+        ),
         (lambda: RNN(2, 3, 0), "num_layers must be at least 1, got 0"),
         (
             lambda: RNN(2, 3, 2, dropout=1.0),

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bptt._validation import as_positive, as_size
+from bptt._validation import as_array, as_positive, as_size, check_shape
 from bptt.clipping import clip_norm
 from bptt.recurrence import backward, forward
 
@@ -71,8 +71,9 @@ def descend(
     """
     rate, steps = as_positive("rate", rate), as_size("steps", steps)
     h = math.inf if clip is None else as_positive("clip", clip)
-    V: Array = np.array([[float(start[0])]])
-    b: Array = np.array([float(start[1])])
+    first = as_array("start", start).astype(np.float64)
+    check_shape("start", first, "(2,)", (2,))
+    V, b = first[:1].reshape(1, 1).copy(), first[1:].copy()
     x, W, z0 = np.zeros((STEPS, 1)), np.zeros((1, 1)), np.array([START])
     path = np.empty((steps + 1, 4))
     for n in range(steps + 1):
