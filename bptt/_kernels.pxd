@@ -198,5 +198,6 @@ cdef struct Layer:
     int64_t *dead_sums
     bint main_thread             # where Python's signals are handled
     bint interrupted
+    bint takes_long              # a chunk, so that it is cut into lots
     double watched               # when signals were last looked for
     unsigned int outside         # what a call found of how to treat denormals

@@ -78,6 +78,7 @@ def chunk_steps(T, B, I, H, itemsize):
 
 
 include "_kernels_layer.pxi"
+include "_kernels_lots.pxi"
 include "_kernels_both.pxi"
 include "_kernels_places.pxi"
 include "_kernels_parts.pxi"

@@ -136,11 +136,9 @@ cdef void backward_loop(Layer *l, const Kernels *k, int tid, int n) noexcept nog
     da[0] = l.packed_da
     da[1] = at(l, da[0], panels_of(H, P) * l.chunk_panel)
 
-    k.pack(split(H, tid, n), split(H, tid + 1, n), H,
-           l.V, l.V_h, l.V_i, l.packed_V, H * P)
+    pack_matrix(l, k, H, H, l.V, l.V_h, l.V_i, l.packed_V, H * P, tid, n)
     if l.dx != NULL:
-        k.pack(split(H, tid, n), split(H, tid + 1, n), I,
-               l.W, l.W_h, l.W_i, l.packed_W, H * P)
+        pack_matrix(l, k, H, I, l.W, l.W_h, l.W_i, l.packed_W, H * P, tid, n)
     for half in range(l.halves):
         begin_sums(l, k, half, tid, n)
     if l.norms != NULL:
@@ -191,7 +189,7 @@ cdef void backward_loop(Layer *l, const Kernels *k, int tid, int n) noexcept nog
     if l.da_first != NULL:
         k.unpack(split(B, tid, n), split(B, tid + 1, n), H, da[1], l.state_panel,
                  l.da_first)
-    k.state_backward(&l.cell, &mine, da[1], l.state_panel, l.dz0)
+    states_backward(l, k, &mine, da[1], tid)
     if l.norms != NULL:
         meet(l, tid, n)
         if tid == 0:
@@ -210,7 +208,7 @@ cdef void backward_steps(
     cdef Py_ssize_t x0 = cells_before(l, t0)
     cdef Py_ssize_t e = first_event(l.restarts, l.n_restarts, t1 + 1) - 1
     cdef Py_ssize_t f = first_event(l.ends, l.n_ends, t1) - 1
-    cdef bint scattered = l.place != NULL, alone
+    cdef bint scattered = l.place != NULL, lots = l.takes_long, alone
     cdef Py_ssize_t many, kept = 0, fit
     cdef Record record = l.record
     cdef Record *measured = NULL if l.norms == NULL else &record
@@ -285,6 +283,9 @@ cdef void backward_steps(
             da_t = states[(t - many + 1) & 1]
             k.walk_backward(&cell, many, da_next, dz_t, z_t, da_t, da_rows,
                             l.chunk_panel, measured)
+        elif lots:
+            step_backward(l, k, &cell, &mine, da_next, dz_t, z_t, da_t, da_rows,
+                          NULL if l.clips else measured, tid)
         else:
             k.step_backward(&cell, &mine, da_next, l.state_panel, dz_t, z_t, da_t,
                             l.state_panel, da_rows, l.chunk_panel,
@@ -328,11 +329,11 @@ cdef void backward_products(
             if packed:
                 pack_operands(l, k, c, r + mine.r0, r + mine.r1)
             if l.dx != NULL and l.place == NULL:
-                k.gemm(&mine, I, H, at(l, da, r * P), panel, l.packed_W, NULL,
-                       at(l, l.dx, entry(l, t, l.dx_step, l.dx_row)), l.dx_row)
+                multiply(l, k, &mine, I, H, at(l, da, r * P), panel, l.packed_W, NULL,
+                         at(l, l.dx, entry(l, t, l.dx_step, l.dx_row)), l.dx_row, tid)
             elif l.dx != NULL:
-                k.gemm(&mine, I, H, at(l, da, r * P), panel, l.packed_W, NULL,
-                       at(l, l.cells_dx, r * I), I)
+                multiply(l, k, &mine, I, H, at(l, da, r * P), panel, l.packed_W, NULL,
+                         at(l, l.cells_dx, r * I), I, tid)
                 put_dx(l, x0, r + mine.r0, r + mine.r1)
     elif packed:
         pack_operands(l, k, c, split(R, tid, n), split(R, tid + 1, n))
@@ -363,12 +364,13 @@ cdef void find_dx(
     cdef Py_ssize_t many = R if l.place != NULL else rows_together(l, R)
     cdef Share mine = share_gemm(many, I, P, k.tile_rows, tid, n)
     if l.place != NULL:
-        k.gemm(&mine, I, H, da, l.chunk_panel, l.packed_W, NULL, l.cells_dx, I)
+        multiply(l, k, &mine, I, H, da, l.chunk_panel, l.packed_W, NULL, l.cells_dx, I,
+                 tid)
         meet(l, tid, n)
         put_dx(l, x0, split(R, tid, n), split(R, tid + 1, n))
         return
     while r < R:
-        k.gemm(&mine, I, H, at(l, da, r * P), l.chunk_panel, l.packed_W, NULL,
-               at(l, l.dx, entry(l, t0 + r // l.B, l.dx_step, l.dx_row)),
-               -l.dx_row if l.back and l.B == 1 else l.dx_row)
+        multiply(l, k, &mine, I, H, at(l, da, r * P), l.chunk_panel, l.packed_W, NULL,
+                 at(l, l.dx, entry(l, t0 + r // l.B, l.dx_step, l.dx_row)),
+                 -l.dx_row if l.back and l.B == 1 else l.dx_row, tid)
         r += many

@@ -78,11 +78,9 @@ cdef void forward_loop(Layer *l, const Kernels *k, int tid, int n) noexcept nogi
     cdef Py_ssize_t B = l.B, I = l.I, H = l.H, P = k.panel, c
     cdef Py_ssize_t chunks = l.plan.chunks
 
-    k.pack(split(H, tid, n), split(H, tid + 1, n), H,
-           l.V, l.V_i, l.V_h, l.packed_V, H * P)
+    pack_matrix(l, k, H, H, l.V, l.V_i, l.V_h, l.packed_V, H * P, tid, n)
     if l.x != NULL:
-        k.pack(split(I, tid, n), split(I, tid + 1, n), H,
-               l.W, l.W_i, l.W_h, l.packed_W, I * P)
+        pack_matrix(l, k, I, H, l.W, l.W_i, l.W_h, l.packed_W, I * P, tid, n)
     take_first(l, tid, n)
     if B > 1:
         k.pack(split(B, tid, n), split(B, tid + 1, n), H,
@@ -138,8 +136,8 @@ cdef void forward_products(
             a = state_after(l, states_of(l, c), t)
             if l.x != NULL:
                 pack_inputs(l, k, c, r + mine.r0, r + mine.r1)
-                k.gemm(&mine, H, I, at(l, l.packed_x, r * P), panel, l.packed_W, l.b, a,
-                       z_row)
+                multiply(l, k, &mine, H, I, at(l, l.packed_x, r * P), panel, l.packed_W,
+                         l.b, a, z_row, tid)
             else:
                 k.gather(mine.r0, mine.r1, H, l.ids + entry(l, t, l.ids_step),
                          l.W, l.W_i, l.W_h, l.b, a, z_row)
@@ -152,7 +150,7 @@ cdef void forward_products(
         else:
             pack_inputs(l, k, c, split(R, tid, n), split(R, tid + 1, n))
         meet(l, tid, n)
-        k.gemm(&mine, H, I, l.packed_x, panel, l.packed_W, l.b, a, z_row)
+        multiply(l, k, &mine, H, I, l.packed_x, panel, l.packed_W, l.b, a, z_row, tid)
     else:
         k.gather(split(R, tid, n), split(R, tid + 1, n), H,
                  l.ids + first_in_memory(l, c), l.W, l.W_i, l.W_h, l.b, a, z_row)
@@ -166,11 +164,13 @@ cdef void forward_steps(
     cdef Py_ssize_t P = k.panel, H = l.H, t, ended, rows
     cdef Py_ssize_t t0 = start_of(l, c), t1 = start_of(l, c + 1)
     cdef Py_ssize_t e = first_event(l.restarts, l.n_restarts, t0)
+    cdef bint lots = l.takes_long
     cdef Cell cell = l.cell
     cdef Share mine
     cdef void *z = states_of(l, c)
     cdef const void *before
     cdef void *z_t
+    cdef void *z_next
     cdef void *states[2]
     states[0], states[1] = packed_state(l, 0, tid), packed_state(l, 1, tid)
     cell.B = rows_of(l, t0)
@@ -188,7 +188,10 @@ cdef void forward_steps(
                 before = at(l, l.starts, l.restarts[3 * e + 2] * H)
                 e += 1
             z_t = state_after(l, z, t - 1)
-            k.step_forward(&cell, &mine, before, P, z_t, NULL, 0)
+            if lots:
+                step_forward(l, k, &cell, &mine, before, P, z_t, NULL, 0, tid)
+            else:
+                k.step_forward(&cell, &mine, before, P, z_t, NULL, 0)
         else:
             rows = rows_of(l, t - 1)
             if rows != cell.B:
@@ -199,10 +202,15 @@ cdef void forward_steps(
             if e < l.n_restarts and l.restarts[3 * e] == t - 1:
                 e = restart_states(l, k, e, t - 1, states[(t - 1) & 1], mine, tid, n)
             ended = (l.B - rows) * P
+            before = at(l, states[(t - 1) & 1], ended)
             z_t = state_after(l, z, t - 1)
-            k.step_forward(&cell, &mine, at(l, states[(t - 1) & 1], ended),
-                           l.state_panel, z_t, at(l, states[t & 1], ended),
-                           l.state_panel)
+            z_next = at(l, states[t & 1], ended)
+            if lots:
+                step_forward(l, k, &cell, &mine, before, l.state_panel, z_t, z_next,
+                             l.state_panel, tid)
+            else:
+                k.step_forward(&cell, &mine, before, l.state_panel, z_t, z_next,
+                               l.state_panel)
         end_step(l, &mine, tid, n)
     if mine.others != NULL:
         wait_for(&l.barrier, tid, n)

@@ -164,6 +164,7 @@ cdef void share_out(Layer *l, int threads) noexcept nogil:
     # Odd numbers of rows, for panels a power of two apart would meet in the caches.
     l.chunk_panel = (min(l.plan.steps, l.T) * l.B | 1) * l.panel
     l.cell.B = l.B
+    l.takes_long = chunks_take_long(l, <double> min(l.plan.steps, l.T) * l.B)
     keep_apart(l)
 
 
@@ -209,23 +210,34 @@ cdef void begin_watch(Layer *l) noexcept:
     l.outside = ftz_state()
 
 
+# What stands for the turn at which all are to stop: none, and the next one to begin.
+cdef enum:
+    NO_TURN = 0
+    NEXT_TURN = -1
+
+
 cdef void watch(Layer *l, Py_ssize_t turn, int tid) noexcept nogil:
-    """Let Python handle its signals now and then; where one raises, stop this turn."""
+    """Let Python handle its signals now and then; where one raises, or has raised since
+    the last turn, stop this turn."""
+    if tid == 0 and is_called_off(l):
+        stop_at(&l.barrier, turn)
+
+
+cdef bint is_called_off(Layer *l) noexcept nogil:
+    """Let Python handle its signals now and then; return whether one has raised, in
+    this layer or in the one beside it."""
     cdef unsigned int inside
-    if tid == 0 and l.main_thread and seconds() - l.watched > WATCH:
+    if l.main_thread and not l.interrupted and seconds() - l.watched > WATCH:
         # A handler computes as the program does, with denormals.
         inside = ftz_state()
         ftz_end(l.outside)
         with gil:
             l.interrupted = PyErr_CheckSignals() != 0
         ftz_end(inside)
-        if l.interrupted:
-            stop_at(&l.barrier, turn)
-            if l.both != NULL:
-                stop_at(l.both, 1)
+        if l.interrupted and l.both != NULL:
+            stop_at(l.both, 1)
         l.watched = seconds()
-    elif tid == 0 and l.both != NULL and stopped_at(l.both, 1):
-        stop_at(&l.barrier, turn)
+    return l.interrupted or (l.both != NULL and stopped_at(l.both, 1))
 
 
 cdef inline void *at(const Layer *l, const void *array, Py_ssize_t i) noexcept nogil:

@@ -48,9 +48,7 @@ cdef void states_f64(void *layer, int tid, int n) noexcept nogil:
 cdef void states_loop(Layer *l, const Kernels *k, int tid, int n) noexcept nogil:
     cdef Py_ssize_t B = l.B, H = l.H, P = k.panel
     cdef Share mine = share_gemm(B, H, P, k.tile_rows, tid, n)
-    k.pack(split(H, tid, n), split(H, tid + 1, n), H,
-           l.V, l.V_h, l.V_i, l.packed_V, H * P)
-    k.pack(split(B, tid, n), split(B, tid + 1, n), H,
-           l.da_first, H, 1, l.packed_state, l.state_panel)
+    pack_matrix(l, k, H, H, l.V, l.V_h, l.V_i, l.packed_V, H * P, tid, n)
+    pack_matrix(l, k, B, H, l.da_first, H, 1, l.packed_state, l.state_panel, tid, n)
     meet(l, tid, n)
-    k.state_backward(&l.cell, &mine, l.packed_state, l.state_panel, l.dz0)
+    states_backward(l, k, &mine, l.packed_state, tid)

@@ -18,11 +18,9 @@ cdef void begin_sums(
     if tid == 0 and l.x == NULL and dV != NULL and not l.add:
         memset(dW, 0, I * H * l.itemsize)
     if l.add and l.plan.chunks > 1 and dV != NULL:
-        k.pack(split(H, tid, n), split(H, tid + 1, n), H,
-               dV, H, 1, l.packed_dV[half], H * P)
+        pack_matrix(l, k, H, H, dV, H, 1, l.packed_dV[half], H * P, tid, n)
         if l.x != NULL:
-            k.pack(split(I, tid, n), split(I, tid + 1, n), H,
-                   dW, H, 1, l.packed_dW[half], I * P)
+            pack_matrix(l, k, I, H, dW, H, 1, l.packed_dW[half], I * P, tid, n)
 
 
 cdef void end_sums(Layer *l, const Kernels *k, int half, int tid, int n) noexcept nogil:
@@ -30,11 +28,11 @@ cdef void end_sums(Layer *l, const Kernels *k, int half, int tid, int n) noexcep
     cdef Py_ssize_t I = l.I, H = l.H, P = k.panel
     if l.plan.chunks == 1 or l.dV == NULL:
         return
-    k.unpack(split(H, tid, n), split(H, tid + 1, n), H,
-             l.packed_dV[half], H * P, sums_of(l.dV, l.other_dV, half))
+    unpack_matrix(l, k, H, H, l.packed_dV[half], H * P,
+                  sums_of(l.dV, l.other_dV, half), tid, n)
     if l.x != NULL:
-        k.unpack(split(I, tid, n), split(I, tid + 1, n), H,
-                 l.packed_dW[half], I * P, sums_of(l.dW, l.other_dW, half))
+        unpack_matrix(l, k, I, H, l.packed_dW[half], I * P,
+                      sums_of(l.dW, l.other_dW, half), tid, n)
 
 
 cdef void sum_up(
@@ -83,10 +81,10 @@ cdef void add_outer(
     chunk is all there is."""
     cdef Py_ssize_t P = k.panel, units = k.outer_tiles(M) * panels_of(l.H, P)
     cdef bint direct = l.plan.chunks == 1, add = start_of(l, c + 1) < l.T or l.add
-    k.gemm_outer(split(units, tid, n), split(units, tid + 1, n), M, l.H, R,
-                 A, lda, many, step, panel, da, l.B * P, l.chunk_panel,
-                 sums if direct else packed, l.H if direct else P,
-                 P if direct else M * P, add)
+    multiply_outer(l, k, split(units, tid, n), split(units, tid + 1, n), M, R,
+                   A, lda, many, step, panel, da,
+                   sums if direct else packed, l.H if direct else P,
+                   P if direct else M * P, add, tid)
 
 
 cdef void add_tokens(

@@ -84,6 +84,7 @@ cdef int run_tangent(Tangent *t, activation, Body body) except -1:
         l.T, l.B, max(1, l.I), l.H, l.itemsize, P, tile_rows,
         _threads.get_num_threads())
     l.chunk_panel = (l.plan.steps * l.B | 1) * P
+    l.takes_long = chunks_take_long(l, <double> l.plan.steps * l.B)
     keep_apart(l)
     begin_watch(l)
 
@@ -132,21 +133,19 @@ cdef void jvp_loop(Tangent *t, const Kernels *k, int tid, int n) noexcept nogil:
     cdef Py_ssize_t B = l.B, H = l.H, P = k.panel, row = 0, c
     cdef Py_ssize_t Ip = panels_of(t.inputs, P) * P, chunks = l.plan.chunks
 
-    k.pack(split(H, tid, n), split(H, tid + 1, n), H,
-           l.V, l.V_i, l.V_h, l.packed_V, H * P)
+    pack_matrix(l, k, H, H, l.V, l.V_i, l.V_h, l.packed_V, H * P, tid, n)
     k.pack(split(B, tid, n), split(B, tid + 1, n), H,
            t.dz, H, 1, packed_state(l, 0, tid), l.state_panel)
     if t.dx != NULL:
-        k.pack(split(t.inputs, tid, n), split(t.inputs, tid + 1, n), H,
-               l.W, l.W_i, l.W_h, at(l, l.packed_W, row * P), l.I * P)
+        pack_matrix(l, k, t.inputs, H, l.W, l.W_i, l.W_h, at(l, l.packed_W, row * P),
+                    l.I * P, tid, n)
         row += Ip
     if t.dW != NULL:
-        k.pack(split(t.inputs, tid, n), split(t.inputs, tid + 1, n), H,
-               t.dW, H, 1, at(l, l.packed_W, row * P), l.I * P)
+        pack_matrix(l, k, t.inputs, H, t.dW, H, 1, at(l, l.packed_W, row * P), l.I * P,
+                    tid, n)
         row += Ip
     if t.dV != NULL:
-        k.pack(split(H, tid, n), split(H, tid + 1, n), H,
-               t.dV, H, 1, at(l, l.packed_W, row * P), l.I * P)
+        pack_matrix(l, k, H, H, t.dV, H, 1, at(l, l.packed_W, row * P), l.I * P, tid, n)
     meet(l, tid, n)
 
     if l.plan.split == PIPELINE and n == 2:
@@ -198,7 +197,7 @@ cdef void jvp_products(
                at(l, l.packed_x, column // P * panel), panel)
     meet(l, tid, n)
     mine = share_gemm(R, H, P, k.tile_rows, tid, n)
-    k.gemm(&mine, H, l.I, l.packed_x, panel, l.packed_W, t.db, out, H)
+    multiply(l, k, &mine, H, l.I, l.packed_x, panel, l.packed_W, t.db, out, H, tid)
 
 
 cdef void jvp_steps(
@@ -208,21 +207,28 @@ cdef void jvp_steps(
     cdef Layer *l = &t.layer
     cdef Py_ssize_t B = l.B, H = l.H, P = k.panel, s
     cdef Py_ssize_t t0 = start_of(l, c), t1 = start_of(l, c + 1)
-    cdef Py_ssize_t R = (t1 - t0) * B, r0 = split(R, tid, n), r1 = split(R, tid + 1, n)
     cdef Share mine = share_step(&l.plan, B, H, P, k.tile_rows, tid, n)
     cdef bint driven = l.I > 0 or t.db != NULL
     cdef void *states[2]
     states[0], states[1] = packed_state(l, 0, tid), packed_state(l, 1, tid)
 
     for s in range(t0 + 1, t1 + 1):
-        k.step_backward(&l.cell, &mine, states[(s - 1) & 1], l.state_panel,
-                        at(l, t.dz, s * B * H) if driven else NULL,
-                        at(l, l.z, s * B * H), states[s & 1], l.state_panel,
-                        at(l, l.packed_da, (s - 1 - t0) * B * P), l.chunk_panel, NULL)
+        if l.takes_long:
+            step_backward(l, k, &l.cell, &mine, states[(s - 1) & 1],
+                          at(l, t.dz, s * B * H) if driven else NULL,
+                          at(l, l.z, s * B * H), states[s & 1],
+                          at(l, l.packed_da, (s - 1 - t0) * B * P), NULL, tid)
+        else:
+            k.step_backward(&l.cell, &mine, states[(s - 1) & 1], l.state_panel,
+                            at(l, t.dz, s * B * H) if driven else NULL,
+                            at(l, l.z, s * B * H), states[s & 1], l.state_panel,
+                            at(l, l.packed_da, (s - 1 - t0) * B * P), l.chunk_panel,
+                            NULL)
         if l.plan.split == COLUMNS:
             meet(l, tid, n)
     meet(l, tid, n)
-    k.unpack(r0, r1, H, l.packed_da, l.chunk_panel, at(l, t.dz, (t0 + 1) * B * H))
+    unpack_matrix(l, k, (t1 - t0) * B, H, l.packed_da, l.chunk_panel,
+                  at(l, t.dz, (t0 + 1) * B * H), tid, n)
 
 
 # -- Many directions, kept orthonormal -------------------------------------------------
@@ -263,7 +269,8 @@ cdef int _lyapunov(
         raise MemoryError(f"a matrix of {l.H} x {l.H + l.B} is not to be packed")
     f.sequences, f.Q, f.logs = z.shape[1], &Q[0, 0, 0], &logs[0, 0]
     l.panel = P = _isa.f32.panel if real is float else _isa.f64.panel
-    l.state_panel = (l.B | 1) * P
+    l.state_panel = l.chunk_panel = (l.B | 1) * P
+    l.takes_long = chunks_take_long(l, l.B)
     Hp = panels_of(l.H, P)
     # V once; for each thread two packed frames, one to spare, z[t] for each row, sums.
     cdef size_t shared = 0
@@ -322,8 +329,7 @@ cdef void lyapunov_loop(Frame *f, const Kernels *k, int tid, int n) noexcept nog
     states[0] = frames
     states[1] = at(l, frames, panels_of(H, P) * l.state_panel)
 
-    k.pack(split(H, tid, n), split(H, tid + 1, n), H,
-           l.V, l.V_i, l.V_h, l.packed_V, H * P)
+    pack_matrix(l, k, H, H, l.V, l.V_i, l.V_h, l.packed_V, H * P, tid, n)
     meet(l, tid, n)
     for b in range(split(B, tid, n), split(B, tid + 1, n)):
         k.pack(0, rows, H, at(l, f.Q, b * rows * H), H, 1, states[0], l.state_panel)
@@ -335,9 +341,15 @@ cdef void lyapunov_loop(Frame *f, const Kernels *k, int tid, int n) noexcept nog
             for r in range(rows):
                 memcpy(at(l, z_rows, r * H), at(l, l.z, (t * B + b) * H),
                        H * l.itemsize)
-            k.step_backward(&l.cell, &every, states[(t - 1) & 1], l.state_panel, NULL,
-                            z_rows, states[t & 1], l.state_panel, spare, l.state_panel,
-                            NULL)
+            if l.takes_long:
+                step_backward(l, k, &l.cell, &every, states[(t - 1) & 1], NULL, z_rows,
+                              states[t & 1], spare, NULL, tid)
+                if not goes_on(l, tid):
+                    return
+            else:
+                k.step_backward(&l.cell, &every, states[(t - 1) & 1], l.state_panel,
+                                NULL, z_rows, states[t & 1], l.state_panel, spare,
+                                l.state_panel, NULL)
             k.orthonormalise(rows, H, states[t & 1], l.state_panel, work,
                              f.logs + b * rows)
         k.unpack(0, rows, H, states[l.T & 1], l.state_panel,

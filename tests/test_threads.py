@@ -304,6 +304,56 @@ print("usable")
     assert interrupt(WORK + code, after=0.3) < 1.0
 
 
+# What each part writes last of all, of one step that takes at least some tenths of a
+# second on the fastest machines.
+ONE_STEP = """
+H = 2048
+A, V_all = np.zeros((1, H)), np.eye(H) / 2 + 1 / H
+ones, z, dz = np.ones((1, H, 1)), np.zeros((2, H, H)), np.zeros((2, H, H))
+z[0] = dz[0] = 1
+dA, logs, dV, dz0 = *np.zeros((2, 1, H)), *np.zeros((2, H, H))
+tanh = bptt.Activation("tanh")
+parts = {
+    "forward": (kernels.forward, (ones, A, V_all, None, z, tanh), z[1]),
+    "backward": (
+        kernels.backward,
+        (ones, A, V_all, z, tanh, None, V_all, dA, dV, None, dz0, None),
+        dz0,
+    ),
+    "jvp": (kernels.jvp, (ones, A, V_all, z, tanh, ones, None, None, None, dz), dz[1]),
+    "lyapunov": (
+        kernels.lyapunov, (V_all, z[:, :1].copy(), tanh, V_all[None], logs), logs
+    ),
+}
+"""
+
+
+@COMPILED
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize("part", ["forward", "backward", "jvp", "lyapunov"])
+@pytest.mark.parametrize("n", [1, 2])
+def test_an_interrupt_need_not_wait_for_the_end_of_a_large_step(part, n):
+    done = python(f"""
+import signal
+from bptt._backend import kernels
+def stop(*_):
+    raise KeyboardInterrupt
+signal.signal(signal.SIGALRM, stop)
+{ONE_STEP}
+call, given, last = parts["{part}"]
+first = work()
+with bptt.threads({n}):
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
+    try:
+        call(*given)
+    except KeyboardInterrupt:
+        print("interrupted", not last.all())
+assert work() == first
+print("usable")
+""")
+    assert done.stdout == "interrupted True\nusable\n", done.stderr
+
+
 def test_denormals_are_flushed_inside_a_call_and_not_after_it(rng):
     if kernels.__name__ != "bptt._kernels":
         pytest.skip("NumPy computes with denormals")
