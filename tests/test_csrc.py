@@ -224,8 +224,8 @@ def test_an_instruction_set_can_be_deleted(isa, tmp_path):
 PLANTED = {
     "a run of the sum is dropped": (
         "gemm.inc.h",
-        "start, last, out, x->out_full ? VLEN : last, k > 0);",
-        "start, last, out, x->out_full ? VLEN : last, 0);",
+        "&start, last, &out, x->out_full ? VLEN : last, k > 0);",
+        "&start, last, &out, x->out_full ? VLEN : last, 0);",
     ),
     "gradients are not added up over chunks": (
         "gemm.inc.h",
@@ -293,6 +293,15 @@ PLANTED_IN_POOL = {
         "counter_load(&pool.busy) == 2",
     ),
 }
+
+
+@pytest.mark.parametrize(
+    ("file", "old"),
+    [(file, old) for file, old, _ in (*PLANTED.values(), *PLANTED_IN_POOL.values())],
+)
+def test_there_is_what_a_planted_mistake_stands_for(file, old):
+    # The tests below are slow, and would say so late.
+    assert (CSRC / file).read_text().count(old) == 1
 
 
 @pytest.mark.parametrize("mistake", PLANTED_IN_POOL)
