@@ -6,9 +6,8 @@
 #     it has been told to stop. Then no more lots are computed, but all threads go on to
 #     where a turn ends and meet as often as ever: where they were need not be agreed.
 # (c) Not cut are the steps of a single row, whose threads wait for each other inside;
-#     what moves the rows of a chunk and computes nothing; narrow rows, which are far
-#     too small; and Gram-Schmidt, which cannot begin with a later row: 2000 rows of
-#     2000 units can take it seconds.
+#     what moves the rows of a chunk and computes nothing; and narrow rows, which are
+#     far too small.
 # (d) The loops of other calls are what they are without all this.
 
 cdef enum:
@@ -116,6 +115,18 @@ cdef void states_backward(
     lot = before_lots(mine)
     while next_lot(l, k, mine, l.H, &lot, tid):
         k.state_backward(&l.cell, &lot, da, l.state_panel, l.dz0)
+
+
+cdef void orthonormalise(
+    Layer *l, const Kernels *k, Py_ssize_t rows, void *Q, void *work, double *logs,
+    int tid,
+) noexcept nogil:
+    """Gram-Schmidt on so many rows of Q."""
+    # Twice a row has all rows before it multiplied with it, and taken off.
+    cdef Py_ssize_t many = lot_of(4.0 * rows * l.H), r = 0
+    while r < rows and goes_on(l, tid):
+        k.orthonormalise(r, min(rows, r + many), l.H, Q, l.state_panel, work, logs)
+        r += many
 
 
 cdef void pack_matrix(

@@ -344,13 +344,14 @@ cdef void lyapunov_loop(Frame *f, const Kernels *k, int tid, int n) noexcept nog
             if l.takes_long:
                 step_backward(l, k, &l.cell, &every, states[(t - 1) & 1], NULL, z_rows,
                               states[t & 1], spare, NULL, tid)
+                orthonormalise(l, k, rows, states[t & 1], work, f.logs + b * rows, tid)
                 if not goes_on(l, tid):
                     return
             else:
                 k.step_backward(&l.cell, &every, states[(t - 1) & 1], l.state_panel,
                                 NULL, z_rows, states[t & 1], l.state_panel, spare,
                                 l.state_panel, NULL)
-            k.orthonormalise(rows, H, states[t & 1], l.state_panel, work,
-                             f.logs + b * rows)
+                k.orthonormalise(0, rows, H, states[t & 1], l.state_panel, work,
+                                 f.logs + b * rows)
         k.unpack(0, rows, H, states[l.T & 1], l.state_panel,
                  at(l, f.Q, b * rows * H))

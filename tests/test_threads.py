@@ -354,6 +354,29 @@ print("usable")
     assert done.stdout == "interrupted True\nusable\n", done.stderr
 
 
+@COMPILED
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_an_interrupt_need_not_wait_for_the_end_of_gram_schmidt():
+    done = python(f"""
+import signal
+from bptt._backend import kernels
+{ONE_STEP}
+call, given, logs = parts["lyapunov"]
+def stop(*_):
+    if 0 < np.count_nonzero(logs) < H:  # some rows are done, and some are not
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        raise KeyboardInterrupt
+signal.signal(signal.SIGALRM, stop)
+signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+try:
+    call(*given)
+except KeyboardInterrupt:
+    print("interrupted")
+work()
+""")
+    assert done.stdout == "interrupted\n", done.stderr
+
+
 def test_denormals_are_flushed_inside_a_call_and_not_after_it(rng):
     if kernels.__name__ != "bptt._kernels":
         pytest.skip("NumPy computes with denormals")

@@ -98,8 +98,8 @@ typedef struct bptt_record {
         void (*flow_record)(const bptt_record *record, ptrdiff_t H, ptrdiff_t runs,    \
                             ptrdiff_t length, ptrdiff_t pitch, ptrdiff_t far,          \
                             ptrdiff_t near, double *norms, int32_t *saturated);        \
-        void (*orthonormalise)(ptrdiff_t k, ptrdiff_t H, real *Q, ptrdiff_t stride,    \
-                               real *work, double *logs);                              \
+        void (*orthonormalise)(ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t H, real *Q,       \
+                               ptrdiff_t stride, real *work, double *logs);            \
     } bptt_kernels_##F;
 
 BPTT_DECLARE(float, f32)

@@ -1,4 +1,4 @@
-/* Gram-Schmidt on the rows of a packed (k, H) operand, for tangents that are carried
+/* Gram-Schmidt on the rows of a packed (r1, H) operand, for tangents that are carried
  * along a trajectory: what a row grew by is the length of what is left of it.
  *
  *     for each row r:  twice, row[r] <- row[r] - sum over i < r of <q[i], row[r]> q[i]
@@ -93,11 +93,11 @@ INLINE real row_largest(ptrdiff_t vectors, const real *row, ptrdiff_t stride)
     return largest;
 }
 
-static void orthonormalise(ptrdiff_t k, ptrdiff_t H, real *Q, ptrdiff_t stride,
-                           real *work, double *logs)
+static void orthonormalise(ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t H, real *Q,
+                           ptrdiff_t stride, real *work, double *logs)
 {
     const ptrdiff_t vectors = (H + VLEN - 1) / VLEN;
-    for (ptrdiff_t r = 0; r < k; r++) {
+    for (ptrdiff_t r = r0; r < r1; r++) {
         real *row = Q + r * PANEL, square, taken;
         int passes = 1;
         project_out(r, vectors, Q, stride, work);
