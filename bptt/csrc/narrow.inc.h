@@ -47,11 +47,21 @@ typedef void narrow_backward_fn(const bptt_cell *cell, ptrdiff_t r0, ptrdiff_t r
                                 ptrdiff_t da_panel, real *da_rows, ptrdiff_t rows_panel,
                                 const bptt_record *record);
 
-INLINE void narrow_sums(const int nv, const bptt_cell *cell, const real *A,
-                        ptrdiff_t a_panel, vreal *sum)
+/* Runs of step_run() that a row of nv vectors is summed in. */
+#define NARROW_RUNS(nv) ((nv) <= 2 ? 4 : 2)
+/* Whole vectors that a row that is alone may be made of to go from step to step in
+ * registers: beside V, which should stay in L1, and their sums. */
+#define WHOLE_VECTORS (V_REGISTERS == 16 ? 2 : 4)
+/* Whether entries of a row are loaded a few at a time: measured, with other numbers of
+ * vectors that takes as long or longer. */
+#define FEW_AT_ONCE(nv, alone) (V_REGISTERS > 16 && !(alone) && (nv) == 4)
+
+INLINE void narrow_sums(const int nv, const int alone, const bptt_cell *cell,
+                        const real *A, ptrdiff_t a_panel, vreal *sum)
 {
     const ptrdiff_t H = cell->H, len = step_run(H);
-    row_sums(nv, nv <= 2 ? 4 : 2, A, a_panel, cell->V, H * PANEL, 0, len, H, sum);
+    row_sums(nv, FEW_AT_ONCE(nv, alone), NARROW_RUNS(nv), A, a_panel, cell->V,
+             H * PANEL, 0, len, H, sum);
 }
 
 /* a <- sigma(a) and z <- sigma' of it, in nv vectors. */
@@ -105,12 +115,17 @@ INLINE void dsigma_row(const int code, const bptt_cell *cell, const int nv, vrea
         z[v] = v_dsigma(code, z[v], alpha, beta);
 }
 
+/* whole: a row that is alone has whole vectors, and goes from step to step in them. */
 INLINE void narrow_forward(const int code, const int nv, const int alone,
-                           const bptt_cell *cell, ptrdiff_t r0, ptrdiff_t r1,
-                           const real *z_prev, ptrdiff_t prev_panel, real *z,
-                           real *z_packed, ptrdiff_t packed_panel)
+                           const int whole, const bptt_cell *cell, ptrdiff_t r0,
+                           ptrdiff_t r1, const real *z_prev, ptrdiff_t prev_panel,
+                           real *z, real *z_packed, ptrdiff_t packed_panel)
 {
-    const ptrdiff_t H = cell->H, last = H - (nv - 1) * VLEN;
+    const ptrdiff_t H = cell->H, last = whole ? VLEN : H - (nv - 1) * VLEN;
+    vreal kept[ROW_VECTORS];
+    UNROLL
+    for (int v = 0; whole && v < nv; v++)
+        kept[v] = v_load(z_prev + v * VLEN);
     for (ptrdiff_t r = alone ? 0 : r0; r < r1; r++) {
         real *z_r = z + r * (alone ? cell->z_step : cell->z_row);
         const real *before = z_prev + r * (alone ? cell->z_step : PANEL);
@@ -121,11 +136,16 @@ INLINE void narrow_forward(const int code, const int nv, const int alone,
         UNROLL
         for (int v = 0; v < nv; v++)
             a[v] = load_row(z_r + v * VLEN, v < nv - 1 ? VLEN : last);
-        narrow_sums(nv, cell, before, alone ? PANEL : prev_panel, a);
+        if (whole)
+            row_sums_of(nv, NARROW_RUNS(nv), kept, cell->V, a);
+        else
+            narrow_sums(nv, alone, cell, before, alone ? PANEL : prev_panel, a);
         sigma_row(code, cell, nv, a);
         UNROLL
-        for (int v = 0; v < nv; v++)
+        for (int v = 0; v < nv; v++) {
+            kept[v] = a[v];
             store_row(z_r + v * VLEN, a[v], v < nv - 1 ? VLEN : last);
+        }
         if (!alone) {
             real *packed = z_packed + r * PANEL;
             UNROLL
@@ -136,12 +156,13 @@ INLINE void narrow_forward(const int code, const int nv, const int alone,
 }
 
 INLINE void narrow_backward(const int code, const int nv, const int alone,
-                            const bptt_cell *cell, ptrdiff_t r0, ptrdiff_t r1,
-                            const real *da_next, ptrdiff_t next_panel, const real *g,
-                            const real *z, real *da, ptrdiff_t da_panel, real *da_rows,
-                            ptrdiff_t rows_panel, const bptt_record *record)
+                            const int whole, const bptt_cell *cell, ptrdiff_t r0,
+                            ptrdiff_t r1, const real *da_next, ptrdiff_t next_panel,
+                            const real *g, const real *z, real *da, ptrdiff_t da_panel,
+                            real *da_rows, ptrdiff_t rows_panel,
+                            const bptt_record *record)
 {
-    const ptrdiff_t H = cell->H, last = H - (nv - 1) * VLEN;
+    const ptrdiff_t H = cell->H, last = whole ? VLEN : H - (nv - 1) * VLEN;
     const vreal low = v_set1(record ? (real)record->threshold : 0);
     const vmask lanes = tail_lanes(last);
     vreal least = v_set1((real)INFINITY), dead[ROW_VECTORS];
@@ -152,6 +173,11 @@ INLINE void narrow_backward(const int code, const int nv, const int alone,
     UNROLL
     for (int v = 0; v < counted; v++)
         dead[v] = record ? v_load((real *)record->dead + v * VLEN) : v_zero();
+    vreal kept[ROW_VECTORS];
+    UNROLL
+    for (int v = 0; whole && v < nv; v++)
+        kept[v] =
+            da_next ? v_load(da_next + v / 2 * next_panel + v % 2 * VLEN) : v_zero();
     for (ptrdiff_t r = alone ? 0 : r0; r < r1; r++) {
         const ptrdiff_t packed = alone ? -r * PANEL : r * PANEL;
         const real *z_r = z + (alone ? -r * cell->z_step : r * cell->z_row);
@@ -177,11 +203,14 @@ INLINE void narrow_backward(const int code, const int nv, const int alone,
         UNROLL
         for (int v = 0; v < nv; v++)
             e[v] = g ? load_row(g_r + v * VLEN, v < nv - 1 ? VLEN : last) : v_zero();
-        if (next)
-            narrow_sums(nv, cell, next, alone ? PANEL : next_panel, e);
+        if (next && whole)
+            row_sums_of(nv, NARROW_RUNS(nv), kept, cell->V, e);
+        else if (next)
+            narrow_sums(nv, alone, cell, next, alone ? PANEL : next_panel, e);
         UNROLL
         for (int v = 0; v < nv; v++) {
             vreal a = v_mul(e[v], d[v]);
+            kept[v] = a;
             v_store(da_r + v / 2 * (alone ? PANEL : da_panel) + v % 2 * VLEN, a);
             v_store(rows + v / 2 * rows_panel + v % 2 * VLEN, a);
         }
@@ -214,15 +243,27 @@ INLINE void narrow_backward(const int code, const int nv, const int alone,
         CASE(7, code, alone)               \
         CASE(8, code, alone)               \
     }
-#define FORWARD(nv, code, alone)                                                       \
-    case nv:                                                                           \
-        narrow_forward(code, nv, alone, cell, r0, r1, z_prev, prev_panel, z, z_packed, \
-                       packed_panel);                                                  \
+#define MAY_BE_WHOLE(nv, alone)                   \
+    (alone && V_FEW > 1 && nv <= WHOLE_VECTORS && \
+     nv * VLEN / NARROW_RUNS(nv) % V_FEW == 0)
+#define FORWARD(nv, code, alone)                                                    \
+    case nv:                                                                        \
+        if (MAY_BE_WHOLE(nv, alone) && cell->H == nv * VLEN)                        \
+            narrow_forward(code, nv, alone, MAY_BE_WHOLE(nv, alone), cell, r0, r1,  \
+                           z_prev, prev_panel, z, z_packed, packed_panel);          \
+        else                                                                        \
+            narrow_forward(code, nv, alone, 0, cell, r0, r1, z_prev, prev_panel, z, \
+                           z_packed, packed_panel);                                 \
         break;
 #define BACKWARD(nv, code, alone)                                                     \
     case nv:                                                                          \
-        narrow_backward(code, nv, alone, cell, r0, r1, da_next, next_panel, g, z, da, \
-                        da_panel, da_rows, rows_panel, record);                       \
+        if (MAY_BE_WHOLE(nv, alone) && cell->H == nv * VLEN)                          \
+            narrow_backward(code, nv, alone, MAY_BE_WHOLE(nv, alone), cell, r0, r1,   \
+                            da_next, next_panel, g, z, da, da_panel, da_rows,         \
+                            rows_panel, record);                                      \
+        else                                                                          \
+            narrow_backward(code, nv, alone, 0, cell, r0, r1, da_next, next_panel, g, \
+                            z, da, da_panel, da_rows, rows_panel, record);            \
         break;
 #define NARROW(code, alone)                                                     \
     static void NAME(narrow_forward_##alone##_##code)(                          \
@@ -262,6 +303,7 @@ static narrow_backward_fn *const NAME(narrow_backward_fns)[2][ANY_OTHER + 1] = {
 #undef NARROWS
 #undef NARROW
 #undef BACKWARD
+#undef MAY_BE_WHOLE
 #undef FORWARD
 #undef WIDTHS
 

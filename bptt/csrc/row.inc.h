@@ -7,10 +7,15 @@
  *
  * which are the sums of rows_times() to the bit. Two runs of 8 vectors are 16 sums in
  * flight; 8 would do if every load were on time, and must where registers are few.
+ * What holds it up otherwise is loads, one for each FMA: entries of A are loaded a few
+ * at a time and taken from the register, unless they have just been stored as a vector,
+ * of which a processor may forward single ones only.
  */
 #define ROW_VECTORS  8
 #define RUNS_MAX     4
+#define row_term     NAME(row_term)
 #define row_sums     NAME(row_sums)
+#define row_sums_of  NAME(row_sums_of)
 #define row_block    NAME(row_block)
 #define row_step     NAME(row_step)
 #define row_fn       NAME(row_fn)
@@ -18,11 +23,21 @@
 #define row_part_fn  NAME(row_part_fn)
 #define row_part_fns NAME(row_part_fns)
 
+/* part[v] += a b(v) */
+INLINE void row_term(const int nv, vreal a, const real *b, ptrdiff_t b_panel,
+                     vreal part[ROW_VECTORS])
+{
+    UNROLL
+    for (int v = 0; v < nv; v++)
+        part[v] = v_fma(a, v_load(b + v / 2 * b_panel + v % 2 * VLEN), part[v]);
+}
+
 /* part[i][v] += A(k + i len) B(k + i len, v) for k0 <= k < k0 + n and runs first <= i <
  * end. None of the runs leaves its panel of A within the n terms. */
-INLINE void row_block(const int nv, const int first, const int end, const real *A,
-                      ptrdiff_t a_panel, const real *B, ptrdiff_t b_panel, ptrdiff_t k0,
-                      ptrdiff_t n, ptrdiff_t len, vreal part[][ROW_VECTORS])
+INLINE void row_block(const int nv, const int few_at_once, const int first,
+                      const int end, const real *A, ptrdiff_t a_panel, const real *B,
+                      ptrdiff_t b_panel, ptrdiff_t k0, ptrdiff_t n, ptrdiff_t len,
+                      vreal part[][ROW_VECTORS])
 {
     const real *a[RUNS_MAX];
     const real *b = B + k0 * PANEL;
@@ -31,16 +46,24 @@ INLINE void row_block(const int nv, const int first, const int end, const real *
         ptrdiff_t k = k0 + i * len;
         a[i] = A + k / PANEL * a_panel + k % PANEL;
     }
-    for (ptrdiff_t e = 0; e < n; e++, b += PANEL) {
+    ptrdiff_t e = 0;
+    for (; few_at_once && e + V_FEW <= n; e += V_FEW, b += V_FEW * PANEL) {
+        vreal few[RUNS_MAX];
         UNROLL
-        for (int i = first; i < end; i++) {
-            vreal ak = v_set1(a[i][e]);
-            const real *bi = b + i * len * PANEL;
+        for (int i = first; i < end; i++)
+            few[i] = v_load_few(a[i] + e);
+        UNROLL
+        for (int j = 0; j < V_FEW; j++) {
             UNROLL
-            for (int v = 0; v < nv; v++)
-                part[i][v] =
-                    v_fma(ak, v_load(bi + v / 2 * b_panel + v % 2 * VLEN), part[i][v]);
+            for (int i = first; i < end; i++)
+                row_term(nv, v_pick(few[i], j), b + (j + i * len) * PANEL, b_panel,
+                         part[i]);
         }
+    }
+    for (; e < n; e++, b += PANEL) {
+        UNROLL
+        for (int i = first; i < end; i++)
+            row_term(nv, v_set1(a[i][e]), b + i * len * PANEL, b_panel, part[i]);
     }
 }
 
@@ -55,9 +78,9 @@ INLINE ptrdiff_t NAME(within_panel)(ptrdiff_t k, ptrdiff_t n, ptrdiff_t a_panel)
 /* sum[v] += A(k) B(k, v) over `runs` runs of len terms from k0, cut short at K. The
  * first run of all, k0 = 0, continues the sum; the others start from zero and are
  * added. */
-INLINE void row_sums(const int nv, const int runs, const real *A, ptrdiff_t a_panel,
-                     const real *B, ptrdiff_t b_panel, ptrdiff_t k0, ptrdiff_t len,
-                     ptrdiff_t K, vreal *sum)
+INLINE void row_sums(const int nv, const int few_at_once, const int runs, const real *A,
+                     ptrdiff_t a_panel, const real *B, ptrdiff_t b_panel, ptrdiff_t k0,
+                     ptrdiff_t len, ptrdiff_t K, vreal *sum)
 {
     vreal part[RUNS_MAX][ROW_VECTORS];
     UNROLL
@@ -75,7 +98,7 @@ INLINE void row_sums(const int nv, const int runs, const real *A, ptrdiff_t a_pa
         UNROLL
         for (int i = 0; i < runs; i++)
             n = NAME(within_panel)(k + i * len, n, a_panel);
-        row_block(nv, 0, runs, A, a_panel, B, b_panel, k, n, len, part);
+        row_block(nv, few_at_once, 0, runs, A, a_panel, B, b_panel, k, n, len, part);
         k += n;
     }
     if (shortest < len) {
@@ -84,8 +107,8 @@ INLINE void row_sums(const int nv, const int runs, const real *A, ptrdiff_t a_pa
             ptrdiff_t end = k0 + (i + 1) * len < K ? k0 + (i + 1) * len : K;
             for (ptrdiff_t k = k0 + i * len + shortest; k < end;) {
                 ptrdiff_t n = NAME(within_panel)(k, end - k, a_panel);
-                row_block(nv, i, i + 1, A, a_panel, B, b_panel, k - i * len, n, len,
-                          part);
+                row_block(nv, few_at_once, i, i + 1, A, a_panel, B, b_panel,
+                          k - i * len, n, len, part);
                 k += n;
             }
         }
@@ -97,6 +120,41 @@ INLINE void row_sums(const int nv, const int runs, const real *A, ptrdiff_t a_pa
         for (int i = 1; i < runs; i++)
             if (k0 + i * len < K) /* adding an empty run would turn -0 into +0 */
                 sum[v] = v_add(sum[v], part[i][v]);
+    }
+}
+
+/* The same of all runs of a row that is in registers, as wide as it is long. */
+INLINE void row_sums_of(const int nv, const int runs, const vreal *A, const real *B,
+                        vreal *sum)
+{
+    const int K = nv * VLEN, len = K / runs;
+    vreal part[RUNS_MAX][ROW_VECTORS];
+    UNROLL
+    for (int i = 0; i < runs; i++) {
+        UNROLL
+        for (int v = 0; v < nv; v++)
+            part[i][v] = i == 0 ? sum[v] : v_zero();
+    }
+    UNROLL
+    for (int e = 0; e < len; e += V_FEW) {
+        vreal few[RUNS_MAX];
+        UNROLL
+        for (int i = 0; i < runs; i++)
+            few[i] = v_few_of(A[(i * len + e) / VLEN], (i * len + e) % VLEN / V_FEW);
+        UNROLL
+        for (int j = 0; j < V_FEW; j++) {
+            UNROLL
+            for (int i = 0; i < runs; i++)
+                row_term(nv, v_pick(few[i], j), B + (i * len + e + j) * PANEL,
+                         K * PANEL, part[i]);
+        }
+    }
+    UNROLL
+    for (int v = 0; v < nv; v++) {
+        sum[v] = part[0][v];
+        UNROLL
+        for (int i = 1; i < runs; i++)
+            sum[v] = v_add(sum[v], part[i][v]);
     }
 }
 
@@ -116,7 +174,7 @@ typedef void row_part_fn(const real *A, const real *B, ptrdiff_t b_panel, ptrdif
         for (int v = 0; v < nv; v++)                                                  \
             part[0][v] =                                                              \
                 start ? load_row(start + v * VLEN, v < nv - 1 ? VLEN : n) : v_zero(); \
-        row_block(nv, 0, 1, A, PANEL, B, b_panel, k0, k1 - k0, 0, part);              \
+        row_block(nv, 1, 0, 1, A, PANEL, B, b_panel, k0, k1 - k0, 0, part);           \
         UNROLL                                                                        \
         for (int v = 0; v < nv; v++)                                                  \
             sum[v] = more ? v_add(part[0][v], more[v]) : part[0][v];                  \
@@ -159,10 +217,10 @@ typedef void row_fn(ptrdiff_t K, ptrdiff_t len, const real *A, ptrdiff_t a_panel
             sum[v] =                                                                  \
                 start ? load_row(start + v * VLEN, v < nv - 1 ? VLEN : n) : v_zero(); \
         if (nv <= 2 && len * 2 < K && len * 4 >= K)                                   \
-            row_sums(nv, 4, A, a_panel, B, K * PANEL, 0, len, K, sum);                \
+            row_sums(nv, 1, 4, A, a_panel, B, K * PANEL, 0, len, K, sum);             \
         else                                                                          \
             for (ptrdiff_t k = 0; k < K; k += 2 * len)                                \
-                row_sums(nv, 2, A, a_panel, B, K * PANEL, k, len, K, sum);            \
+                row_sums(nv, 1, 2, A, a_panel, B, K * PANEL, k, len, K, sum);         \
         UNROLL                                                                        \
         for (int v = 0; v < nv; v++)                                                  \
             store_row(out + v / 2 * out_panel + v % 2 * VLEN, sum[v],                 \

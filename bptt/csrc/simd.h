@@ -24,6 +24,9 @@
  *     v_load(p) v_store(p, a)        any alignment
  *     v_load_part(p, n)              0 <= n < VLEN lanes; the others read as +0
  *     v_store_part(p, a, n)          0 <= n < VLEN lanes; the others are not touched
+ *     v_load_few(p)                  V_FEW reals, 16 bytes, over and over; or one
+ *     v_few_of(a, i)                 V_FEW lanes of a from i V_FEW on, over and over
+ *     v_pick(a, j)                   entry j of each V_FEW, for all of them
  *     v_add v_sub v_mul v_div        IEEE, one rounding
  *     v_fma(a, b, c)                 a*b + c \ one rounding where the ISA has FMA,
  *     v_fnma(a, b, c)                c - a*b / otherwise two, everywhere the same
@@ -109,6 +112,9 @@ typedef uint64_t ureal_f64;
 #define v_store       NAME(v_store)
 #define v_load_part   NAME(v_load_part)
 #define v_store_part  NAME(v_store_part)
+#define v_load_few    NAME(v_load_few)
+#define v_few_of      NAME(v_few_of)
+#define v_pick        NAME(v_pick)
 #define v_add         NAME(v_add)
 #define v_sub         NAME(v_sub)
 #define v_mul         NAME(v_mul)

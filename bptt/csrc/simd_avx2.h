@@ -8,6 +8,7 @@
 #define VBYTES            32
 #define V_REGISTERS       16
 #define V_HAS_LOOKUP      0 /* 16 entries take two permutations and a blend */
+#define V_FEW             (128 / REAL_BITS)
 #define MM_CAT_(op, type) _mm256_##op##_##type
 #define MM_CAT(op, type)  MM_CAT_(op, type)
 #define MM_TYPE           SIMD_CAT(MM_TYPE_, REAL_BITS, )
@@ -88,6 +89,49 @@ INLINE void v_store_part(real *p, vreal a, ptrdiff_t n)
         _mm_store_sd(p, b);
 #endif
 }
+
+#if REAL_BITS == 32
+INLINE vreal v_load_few(const real *p)
+{
+    return _mm256_broadcast_ps((const __m128 *)p);
+}
+
+INLINE vreal v_few_of(vreal a, const int i)
+{
+    return i == 0 ? _mm256_permute2f128_ps(a, a, 0x00)
+                  : _mm256_permute2f128_ps(a, a, 0x11);
+}
+
+INLINE vreal v_pick(vreal a, const int j)
+{
+    switch (j) {
+    case 0:
+        return _mm256_permute_ps(a, 0x00);
+    case 1:
+        return _mm256_permute_ps(a, 0x55);
+    case 2:
+        return _mm256_permute_ps(a, 0xaa);
+    default:
+        return _mm256_permute_ps(a, 0xff);
+    }
+}
+#else
+INLINE vreal v_load_few(const real *p)
+{
+    return _mm256_broadcast_pd((const __m128d *)p);
+}
+
+INLINE vreal v_few_of(vreal a, const int i)
+{
+    return i == 0 ? _mm256_permute2f128_pd(a, a, 0x00)
+                  : _mm256_permute2f128_pd(a, a, 0x11);
+}
+
+INLINE vreal v_pick(vreal a, const int j)
+{
+    return j == 0 ? _mm256_permute_pd(a, 0x0) : _mm256_permute_pd(a, 0xf);
+}
+#endif
 
 INLINE vreal v_add(vreal a, vreal b)
 {

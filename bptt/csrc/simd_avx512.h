@@ -8,6 +8,7 @@
 #define VBYTES            64
 #define V_REGISTERS       32
 #define V_HAS_LOOKUP      1
+#define V_FEW             (128 / REAL_BITS)
 #define MM_CAT_(op, type) _mm512_##op##_##type
 #define MM_CAT(op, type)  MM_CAT_(op, type)
 #define MM_TYPE           SIMD_CAT(MM_TYPE_, REAL_BITS, )
@@ -59,6 +60,65 @@ INLINE void v_store_part(real *p, vreal a, ptrdiff_t n)
 {
     MM(mask_storeu)(p, (vmask)((1u << n) - 1u), a);
 }
+
+#if REAL_BITS == 32
+INLINE vreal v_load_few(const real *p)
+{
+    return _mm512_broadcast_f32x4(_mm_loadu_ps(p));
+}
+
+INLINE vreal v_few_of(vreal a, const int i)
+{
+    switch (i) {
+    case 0:
+        return _mm512_shuffle_f32x4(a, a, 0x00);
+    case 1:
+        return _mm512_shuffle_f32x4(a, a, 0x55);
+    case 2:
+        return _mm512_shuffle_f32x4(a, a, 0xaa);
+    default:
+        return _mm512_shuffle_f32x4(a, a, 0xff);
+    }
+}
+
+INLINE vreal v_pick(vreal a, const int j)
+{
+    switch (j) {
+    case 0:
+        return _mm512_permute_ps(a, 0x00);
+    case 1:
+        return _mm512_permute_ps(a, 0x55);
+    case 2:
+        return _mm512_permute_ps(a, 0xaa);
+    default:
+        return _mm512_permute_ps(a, 0xff);
+    }
+}
+#else
+INLINE vreal v_load_few(const real *p)
+{
+    return _mm512_broadcast_f64x2(_mm_loadu_pd(p));
+}
+
+INLINE vreal v_few_of(vreal a, const int i)
+{
+    switch (i) {
+    case 0:
+        return _mm512_shuffle_f64x2(a, a, 0x00);
+    case 1:
+        return _mm512_shuffle_f64x2(a, a, 0x55);
+    case 2:
+        return _mm512_shuffle_f64x2(a, a, 0xaa);
+    default:
+        return _mm512_shuffle_f64x2(a, a, 0xff);
+    }
+}
+
+INLINE vreal v_pick(vreal a, const int j)
+{
+    return j == 0 ? _mm512_permute_pd(a, 0x00) : _mm512_permute_pd(a, 0xff);
+}
+#endif
 
 INLINE vreal v_add(vreal a, vreal b)
 {

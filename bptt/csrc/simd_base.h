@@ -10,6 +10,7 @@
 #ifndef VBYTES
 #include <math.h>
 #define V_HAS_LOOKUP 0
+#define V_FEW        1
 #if defined(__aarch64__)
 #define V_REGISTERS 32
 #else
@@ -106,6 +107,24 @@ INLINE void v_store_part(real *p, vreal a, ptrdiff_t n)
     v_store(lane, a);
     for (ptrdiff_t i = 0; i < n; i++)
         p[i] = lane[i];
+}
+
+INLINE vreal v_load_few(const real *p)
+{
+    return v_set1(*p);
+}
+
+INLINE vreal v_few_of(vreal a, const int i)
+{
+    real lane[VLEN];
+    v_store(lane, a);
+    return v_set1(lane[i]);
+}
+
+INLINE vreal v_pick(vreal a, const int j)
+{
+    (void)j;
+    return a;
 }
 
 INLINE vreal v_add(vreal a, vreal b)

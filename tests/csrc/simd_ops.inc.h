@@ -58,6 +58,12 @@ static int NAME(arithmetic)(void)
         vreal v1 = v_set1(one), v0 = v_zero();
         CHECK("load", va, x);
         CHECK("set1", v_set1(a[0]), ((void)x, a[0]));
+        for (int first = 0; first < VLEN; first += V_FEW) {
+            for (int j = 0; j < V_FEW; j++) {
+                CHECK("few_of", v_pick(v_few_of(va, first / V_FEW), j), a[first + j]);
+                CHECK("load_few", v_pick(v_load_few(a + first), j), a[first + j]);
+            }
+        }
         CHECK("add", v_add(va, vb), x + y);
         CHECK("sub", v_sub(va, vb), x - y);
         CHECK("mul", v_mul(va, vb), x * y);
