@@ -142,6 +142,35 @@ def test_verdicts(rng):
         assert "\n" not in text
 
 
+def saturated_at_the_end(factor):
+    x, W, V = np.zeros((200, 1)), np.ones((1, 4)), factor * np.eye(4)
+    x[-3:] = 3
+    return bptt.gradient_flow(bptt.forward(x, W, V)[1], dz_last=np.ones(4))
+
+
+def test_a_gradient_that_comes_back_has_not_vanished():
+    found = saturated_at_the_end(1.2)
+    assert found.horizon == 1
+    assert found.log10_decay[-1] > 7
+    assert found.kind == "exploding"
+    assert "shrink" not in found.verdict
+    found = saturated_at_the_end(1.1)
+    assert found.horizon == 1
+    assert found.kind == "healthy"
+    assert found.verdict.count("but is above that again 200 steps back.") == 1
+    assert saturated_at_the_end(1.05).kind == "vanishing"
+
+
+def test_truncation_is_advised_beyond_the_last_of_the_gradient():
+    # It is at .1 % after a step, grows for 7 more, and then is 0.
+    x, W, V = np.zeros((40, 1)), np.ones((1, 9)), np.diag([10.0] * 7 + [1e-3], 1)
+    _, tape = bptt.forward(x, W, V, activation="identity")
+    found = bptt.gradient_flow(tape, dz_last=np.eye(9)[8])
+    assert found.horizon == 1
+    assert found.kind == "vanishing"
+    assert "truncation beyond 9 steps loses little" in found.verdict
+
+
 def test_a_large_radius_with_small_growth_is_told(rng):
     found = layer(rng, 1.5 * np.eye(16), scale=50.0)
     assert found.spectral_radius == 1.5

@@ -10,8 +10,8 @@ import numpy as np
 if TYPE_CHECKING:
     from bptt.flow.gradients import GradientFlow
 
-# A gradient vanishes where it is gone within this part of the sequence, and explodes
-# where a gap multiplies it by more than this.
+# A gradient vanishes where it is gone for good within this part of the sequence, and
+# explodes where a gap multiplies it by more than this.
 _VANISHING, _EXPLODING = 0.5, 1e3
 _MANY = 0.5
 
@@ -28,7 +28,7 @@ def kind(flow: GradientFlow) -> str:
         # Rounded, a state of the bound itself has a slope of 0 like one that is off.
         return "saturated" if flow.activation in _BOUNDED else "dead"
     steps = len(flow.log10_decay) - 1
-    if flow.horizon < _VANISHING * steps or flow.log10_decay[-1] == -math.inf:
+    if _lasts(flow) < _VANISHING * steps or flow.log10_decay[-1] == -math.inf:
         return "saturated" if _saturates(flow) else "vanishing"
     if flow.log10_decay.max() > math.log10(_EXPLODING):
         return "exploding"
@@ -52,6 +52,11 @@ def _saturates(flow: GradientFlow) -> bool:
     return flow.units.saturated - flow.units.zero > _MANY or (
         flow.units.saturated > _MANY and flow.activation in _BOUNDED
     )
+
+
+def _lasts(flow: GradientFlow) -> int:
+    """Return the gap from which on the gradient stays at 1 %: the horizon, or later."""
+    return 1 + int(np.flatnonzero(flow.log10_decay > -2).max(initial=-1))
 
 
 def _not_finite(flow: GradientFlow) -> str:
@@ -93,7 +98,7 @@ def _vanishing(flow: GradientFlow) -> str:
         "initial V"
         + (", tanh or relu in place of sigmoid," if gamma < 1 else "")
         + f" or the Omega regulariser usually helps; truncation beyond "
-        f"{steps_of(flow.horizon)} loses little."
+        f"{steps_of(_lasts(flow))} loses little."
     )
 
 
@@ -109,12 +114,14 @@ def _exploding(flow: GradientFlow) -> str:
 
 
 def _healthy(flow: GradientFlow) -> str:
-    k = len(flow.log10_decay) - 1
+    k, lasts = len(flow.log10_decay) - 1, _lasts(flow)
     far = (
         f"it falls to 1 % in {steps_of(flow.horizon)} of {k}"
         if math.isfinite(flow.horizon)
         else f"it does not fall to 1 % within {steps_of(k)}"
     )
+    if lasts > flow.horizon:
+        far += f", but is above that again {steps_of(lasts - 1)} back"
     return (
         f"Healthy: over {steps_of(k)} back the gradient is multiplied by "
         f"{power(flow.log10_decay[k])}, and {far}.{_radius(flow)}"
@@ -134,9 +141,8 @@ def _decayed(flow: GradientFlow) -> str:
 
 def _radius(flow: GradientFlow) -> str:
     """Return what the spectral radius says, and whether the growth agrees."""
-    rho, k = flow.spectral_radius, len(flow.log10_decay) - 1
-    if math.isfinite(flow.horizon):
-        k = min(k, int(flow.horizon))
+    rho = flow.spectral_radius
+    k = min(_lasts(flow), len(flow.log10_decay) - 1)
     growth = float(flow.growth[k])
     said = f" The spectral radius of V is {rho:.3g}, its norm {_norm(flow)}"
     peak = float(flow.log10_decay.max())
