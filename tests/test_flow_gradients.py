@@ -161,6 +161,15 @@ def test_a_gradient_that_comes_back_has_not_vanished():
     assert saturated_at_the_end(1.05).kind == "vanishing"
 
 
+@pytest.mark.parametrize("T", [1, 2, 3])
+def test_a_gradient_that_a_step_takes_to_1_per_cent_vanishes(T):
+    x, W = np.zeros((T, 1)), np.ones((1, 2))
+    _, tape = bptt.forward(x, W, 0.001 * np.eye(2))
+    assert bptt.gradient_flow(tape, dz_last=np.ones(2)).kind == "vanishing"
+    _, tape = bptt.forward(x, W, 0.5 * np.eye(2))
+    assert bptt.gradient_flow(tape, dz_last=np.ones(2)).kind == "healthy"
+
+
 def test_truncation_is_advised_beyond_the_last_of_the_gradient():
     # It is at .1 % after a step, grows for 7 more, and then is 0.
     x, W, V = np.zeros((40, 1)), np.ones((1, 9)), np.diag([10.0] * 7 + [1e-3], 1)

@@ -28,7 +28,9 @@ def kind(flow: GradientFlow) -> str:
         # Rounded, a state of the bound itself has a slope of 0 like one that is off.
         return "saturated" if flow.activation in _BOUNDED else "dead"
     steps = len(flow.log10_decay) - 1
-    if _lasts(flow) < _VANISHING * steps or flow.log10_decay[-1] == -math.inf:
+    # There is no gap shorter than a step, be the sequence of one or two.
+    early = _lasts(flow) < max(2, _VANISHING * steps)
+    if early or flow.log10_decay[-1] == -math.inf:
         return "saturated" if _saturates(flow) else "vanishing"
     if flow.log10_decay.max() > math.log10(_EXPLODING):
         return "exploding"
