@@ -128,6 +128,8 @@ CALLS = [
     (lambda: bptt.lyapunov_exponents(tape, activation="relu"), "a tape has its activation and z0; pass neither"),
     # RTRL
     (lambda: flow.RTRL(W, W), "V must have shape (H, H) = (6, 6), got (4, 6)"),
+    (lambda: flow.RTRL(W[:0], V), "W must have I >= 1, got I = 0"),
+    (lambda: flow.RTRL(W[:, :0], V[:0, :0]), "W must have H >= 1, got H = 0"),
     (lambda: flow.RTRL(W, V, b[:5]), "b must have shape (H,) = (6,), got (5,)"),
     (lambda: layer.step(x[0]), "x must have shape (I,) = (4,), got (3, 4)"),
     (lambda: layer.add_loss(z0), "dz must have shape (H,) = (6,), got (3, 6)"),

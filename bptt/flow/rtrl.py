@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bptt._validation import as_real, check_ndim, check_shape
+from bptt._inputs import as_layer
+from bptt._validation import as_real, check_shape
 from bptt.activations import Activation, as_activation
 from bptt.recurrence import Gradients
 
@@ -42,7 +43,7 @@ class RTRL:
     Raises
     ------
     TypeError, ValueError
-        A shape or dtype does not fit.
+        A shape or dtype does not fit, or I or H is 0.
 
     References
     ----------
@@ -74,15 +75,8 @@ class RTRL:
         activation: str | Activation = "tanh",
     ) -> None:
         self.activation = as_activation(activation)
-        self.W = as_real("W", W)
-        check_ndim("W", self.W, "(I, H)")
-        I, H = self.W.shape
-        dtype = self.W.dtype
-        self.V = as_real("V", V, dtype)
-        check_shape("V", self.V, "(H, H)", (H, H))
-        self.b = None if b is None else as_real("b", b, dtype)
-        if self.b is not None:
-            check_shape("b", self.b, "(H,)", (H,))
+        self.W, self.V, self.b = as_layer(W, V, b)
+        (I, H), dtype = self.W.shape, self.W.dtype
         self.z = np.zeros(H, dtype)
         if z0 is not None:
             z0 = as_real("z0", z0, dtype)
