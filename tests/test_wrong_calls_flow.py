@@ -125,6 +125,7 @@ CALLS = [
     (lambda: bptt.lyapunov_exponents(empty), "skip must be below T = 0, got 0: no step to count"),
     (lambda: bptt.lyapunov_exponents((W, V, x)), "a tuple must be (W, V, b, x), got 3 entries"),
     (lambda: bptt.lyapunov_exponents((W, W, b, x)), "V must have shape (H, H) = (6, 6), got (4, 6)"),
+    (lambda: bptt.lyapunov_exponents(tape, activation="tanh"), "a tape has its activation and z0; pass neither"),
     (lambda: bptt.lyapunov_exponents(tape, activation="relu"), "a tape has its activation and z0; pass neither"),
     # RTRL
     (lambda: flow.RTRL(W, W), "V must have shape (H, H) = (6, 6), got (4, 6)"),

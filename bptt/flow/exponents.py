@@ -60,7 +60,7 @@ def lyapunov_exponents(
     tape: Tape | tuple[ArrayLike, ArrayLike, ArrayLike | None, ArrayLike],
     k: int = 1,
     *,
-    activation: str | Activation = "tanh",
+    activation: str | Activation | None = None,
     z0: ArrayLike | None = None,
     skip: int = 0,
     seed: int = 0,
@@ -80,7 +80,8 @@ def lyapunov_exponents(
     k : int, default 1
         How many exponents, at most H.
     activation, z0
-        As in `bptt.forward`, for a tuple.
+        As in `bptt.forward`, for a tuple alone: "tanh" and 0 by default. A tape has its
+        own.
     skip : int, default 0
         Steps at the beginning that turn the tangents but are not counted; a tangent
         that starts at random needs some to find its direction.
@@ -111,10 +112,11 @@ def lyapunov_exponents(
     array([0.5 , 0.25])
     """
     if isinstance(tape, tuple):
-        pieces, T, batched = _run(tape, activation, z0)
+        named = "tanh" if activation is None else activation
+        pieces, T, batched = _run(tape, named, z0)
     else:
         tape = as_tape(tape)
-        if z0 is not None or activation != "tanh":
+        if z0 is not None or activation is not None:
             raise ValueError("a tape has its activation and z0; pass neither")
         pieces, T, batched = _of_tape(tape), len(tape.x), tape.batched
     skip = as_step("skip", skip, 0, 2**62)
