@@ -157,6 +157,18 @@ def test_dimension_and_entropy():
     assert np.isnan(flow.LyapunovSpectrum(np.array([0.2, 0.1]), 9).kaplan_yorke)
 
 
+def test_the_dimension_of_what_shrinks_no_volume_is_that_of_the_state(rng):
+    Q = np.linalg.qr(rng.standard_normal((3, 3)))[0]
+    arguments = np.ones((1, 3)), 1.1 * Q, None, np.zeros((2, 5, 1))
+    for k, dimension in [(3, 3.0), (2, np.nan)]:
+        found = flow.lyapunov_exponents(arguments, k, activation="identity")
+        np.testing.assert_array_equal(found.kaplan_yorke, np.full(5, dimension))
+    # Of what is not finite, and of a state of unknown size, nothing is known.
+    for exponents, H in [([np.nan] * 2, 2), ([0.2, np.nan], 2), ([0.2, 0.1], None)]:
+        spectrum = flow.LyapunovSpectrum(np.array(exponents), 9, H)
+        assert np.isnan(spectrum.kaplan_yorke)
+
+
 def test_below_1_the_spectrum_is_that_of_the_random_matrix(rng):
     # ln g + (ln q) / 2, q the part of the spectrum that is below; the states die.
     N, g = 256, 0.5

@@ -31,10 +31,14 @@ class LyapunovSpectrum(NamedTuple):
         were found, which is descending in the limit.
     steps : int
         Over which they were averaged.
+    H : int, optional
+        How many exponents there are in all: the dimension of the state. None where it
+        is not known.
     """
 
     exponents: Array
     steps: int
+    H: int | None = None
 
     @property
     def entropy_rate(self) -> Array:
@@ -46,12 +50,13 @@ class LyapunovSpectrum(NamedTuple):
     def kaplan_yorke(self) -> Array:
         """The dimension j + (l_1 + .. + l_j) / |l_(j+1)| of the attractor.
 
-        j is the largest number of exponents whose sum is not negative. NaN where those
-        that were computed do not settle it: ask for more of them.
+        j is the largest number of exponents whose sum is not negative; where that is
+        all H of them, the dimension is H. NaN where those that were computed do not
+        settle it: ask for more of them.
         """
         exponents = -np.sort(-self.exponents, axis=-1)
         flat = exponents.reshape(-1, exponents.shape[-1])
-        dimension = np.array([_kaplan_yorke(e) for e in flat])
+        dimension = np.array([_kaplan_yorke(e, self.H) for e in flat])
         shaped: Array = dimension.reshape(exponents.shape[:-1])
         return shaped
 
@@ -124,9 +129,9 @@ def lyapunov_exponents(
         raise ValueError(f"skip must be below T = {T}, got {skip}: no step to count")
     rng = as_generator(seed)
     Q = logs = None
-    done = 0
+    done = H = 0
     for piece, states in pieces:
-        _, B, H = states.shape
+        B, H = states.shape[1:]
         if Q is None or logs is None:
             k = as_count("k", k, H, "H")
             Q, logs = _frames(rng, B, k, H, states.dtype), np.zeros((B, k))
@@ -137,7 +142,7 @@ def lyapunov_exponents(
                 logs[...] = 0
     assert logs is not None
     exponents = logs / (T - skip)
-    return LyapunovSpectrum(exponents if batched else exponents[0], T - skip)
+    return LyapunovSpectrum(exponents if batched else exponents[0], T - skip, H)
 
 
 def _of_tape(tape: Tape) -> Iterator[tuple[Tape, Array]]:
@@ -193,12 +198,12 @@ def _frames(
     return np.ascontiguousarray(Q)
 
 
-def _kaplan_yorke(exponents: Array) -> float:
+def _kaplan_yorke(exponents: Array, H: int | None) -> float:
     sums = np.cumsum(exponents)
     if sums[0] < 0:
         return 0.0
     below = np.flatnonzero(sums < 0)
     if len(below) == 0:
-        return np.nan
+        return float(H) if len(sums) == H and sums[-1] >= 0 else np.nan
     j = int(below[0])
     return float(j + sums[j - 1] / abs(exponents[j]))
