@@ -286,7 +286,13 @@ def loss_cliff(ax: Axes | None = None, *, clip: float = 0.1) -> Axes:
     return ax
 
 
-def clipping(norm: ArrayLike, h: float | None = None, ax: Axes | None = None) -> Axes:
+def clipping(
+    norm: ArrayLike,
+    h: float | None = None,
+    ax: Axes | None = None,
+    *,
+    step: ArrayLike | None = None,
+) -> Axes:
     """Draw the gradient's norm along a training run, before and after clipping.
 
     Parameters
@@ -296,6 +302,8 @@ def clipping(norm: ArrayLike, h: float | None = None, ax: Axes | None = None) ->
     h : float, optional
         The threshold.
     ax : matplotlib.axes.Axes, optional
+    step : array_like of shape (steps,), optional
+        Which steps they are of, where not of all: 1, 2, ... by default.
 
     Returns
     -------
@@ -305,7 +313,10 @@ def clipping(norm: ArrayLike, h: float | None = None, ax: Axes | None = None) ->
     norm = as_array("norm", norm).astype(np.float64)
     check_ndim("norm", norm, "(steps,)")
     h = None if h is None else as_positive("h", h)
-    step = np.arange(1, len(norm) + 1)
+    if step is None:
+        step = np.arange(1, len(norm) + 1)
+    step = as_array("step", step).astype(np.float64)
+    check_shape("step", step, "(steps,)", norm.shape)
     ax.plot(step, norm, color=ORANGE, lw=1.2, label="before clipping")
     title = "Norm of the gradient"
     if h is not None and np.isfinite(h):

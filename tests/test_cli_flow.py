@@ -8,6 +8,8 @@ import pytest
 from command import SMALL, TEXT, bptt
 
 import bptt as package
+from bptt.cli import report, watch
+from bptt.history import History
 from bptt.network import Network
 from bptt.network_flow import layer_flows
 
@@ -56,6 +58,18 @@ def test_a_model_of_characters_reads_text_and_shows_its_training(folder):
     result = json.loads(out)
     assert result["subject"] == "m.npz"
     assert result["sizes"] == {"T": 100, "B": 8, "I": len({*TEXT}) + 1, "H": 8}
+
+
+def test_norms_are_drawn_at_the_steps_they_are_of(monkeypatch):
+    monkeypatch.setattr(watch, "KEPT", 10)
+    history = History()
+    for norm in range(1, 36):
+        history.add(1.0, float(norm), False, 0.1)
+    kept = watch.Watch(None, None).kept(history, 5.0)
+    ax = report._around(kept)["clipping"]()
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), ax.lines[0].get_ydata())
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), np.arange(1, 36, 4))
+    assert "clipping" not in report._around(kept | {"every": "4"})
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,10 @@ def test_lines_are_the_numbers(tape, flow):
     measured, bound = plots.decay(flow).lines[:2]
     np.testing.assert_array_equal(measured.get_ydata(), flow.log10_decay)
     np.testing.assert_array_equal(bound.get_ydata(), flow.log10_bound)
+    before, after = plots.clipping([3.0, 0.5, 2.0], 1.0, step=[1, 8, 15]).lines[:2]
+    np.testing.assert_array_equal(after.get_xdata(), [1, 8, 15])
     before, after = plots.clipping([3.0, 0.5, 2.0], 1.0).lines[:2]
+    np.testing.assert_array_equal(before.get_xdata(), [1, 2, 3])
     np.testing.assert_array_equal(before.get_ydata(), [3.0, 0.5, 2.0])
     np.testing.assert_array_equal(after.get_ydata(), [1.0, 0.5, 1.0])
     circle, values = plots.eigenvalues(tape.V).lines

@@ -94,6 +94,7 @@ CALLS = [
     (lambda: plots.eigenvalues(b), "V must have shape (H, H), got (6,)"),
     (lambda: plots.loss_cliff(clip=None), "clip must be a number, got None"),
     (lambda: plots.clipping(3.0), "norm must have shape (steps,), got ()"),
+    (lambda: plots.clipping([1, 2], step=[1]), "step must have shape (steps,) = (2,), got (1,)"),
     (lambda: plots.clipping([1, 2], h=-1), "h must be positive, got -1"),
     # directions
     (lambda: bptt.jvp(tape), "dz0, dx or dparams must be given: a tangent has a direction"),

@@ -128,8 +128,14 @@ def _around(training: dict[str, Any]) -> dict[str, Callable[[], Axes]]:
     drawn: dict[str, Callable[[], Axes]] = {"loss_cliff": plots.loss_cliff}
     norm: Any = training.get("norm")
     clip: Any = training.get("clip")
-    if _numbers(norm) and (clip is None or (_numbers([clip]) and clip > 0)):
-        drawn["clipping"] = lambda: plots.clipping(norm, clip)
+    every: Any = training.get("every", 1)  # of so many steps one was kept
+    if (
+        _numbers(norm)
+        and (clip is None or (_numbers([clip]) and clip > 0))
+        and (_numbers([every]) and every > 0)
+    ):
+        step = 1 + every * np.arange(len(norm))
+        drawn["clipping"] = lambda: plots.clipping(norm, clip, step=step)
     seen: Any = training.get("horizon")
     if (
         isinstance(seen, list)

@@ -49,10 +49,12 @@ class Watch:
 
     def kept(self, history: History, clip: float) -> dict[str, Any]:
         """Return what goes into the metadata of the model."""
-        norm = history.norm[:: max(1, -(-len(history.norm) // KEPT))]
+        every = max(1, -(-len(history.norm) // KEPT))
+        norm = history.norm[::every]
         finite = [(step, h) for step, h in self.horizons if math.isfinite(h)]
         return {
             "norm": [float(f"{v:.4g}") for v in norm],
+            "every": every,
             "clip": clip,
             "clipped_fraction": history.clipped_fraction,
             "horizon": finite,
