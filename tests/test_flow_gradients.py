@@ -232,6 +232,25 @@ def test_what_is_not_finite_has_no_horizon(bad, rng):
     assert "not finite" in table(found)
 
 
+def test_a_sequence_that_is_not_finite_shows_in_the_decay_of_the_batch(rng):
+    case = random_case(rng, 9, 2, 3, 6, bptt.Activation("tanh"))
+    _, tape = bptt.forward(case.x, case.W, 0.1 * case.V)
+    dz_last = np.ones((2, 6))
+    assert flow.horizon(tape, dz_last=dz_last) < 9
+    dz_last[0] = np.nan
+    found = bptt.gradient_flow(tape, dz_last=dz_last)
+    assert found.kind == "not finite"
+    assert np.isnan(found.horizon)
+    assert np.isnan(flow.horizon(tape, dz_last=dz_last))
+    # The state of one sequence is NaN from step 3 on.
+    case.x[2, 0] = np.nan
+    _, tape = bptt.forward(case.x, case.W, case.V)
+    found = bptt.gradient_flow(tape, dz_last=np.ones((2, 6)))
+    assert found.log10_decay[0] == 0
+    assert np.isnan(found.log10_decay[1:]).all()
+    assert np.isnan(found.horizon)
+
+
 def test_a_nan_is_located(rng):
     case = random_case(rng, 9, 2, 3, 6, bptt.Activation("tanh"))
     z = run_forward(_reference, case)

@@ -172,8 +172,8 @@ class Decay:
         A = len(self.anchors)
         # The rows of the latest anchor first: those that are under way are the first.
         self._sender = Sender(path, A * path.B, need_da=False)
-        # Of where there is nothing to follow, or no more, NaN.
-        self._start = np.full((A, path.B), np.nan)
+        # Of where there is nothing to follow, or no more, minus infinity.
+        self._start = np.full((A, path.B), -np.inf)
         gaps = self.anchors[-1] + 1
         self._total, self._count = np.zeros(gaps), np.zeros(gaps, np.int64)
         self._gone = np.zeros(gaps, bool)
@@ -190,15 +190,14 @@ class Decay:
         if self.anchors[A - under_way] == t1:
             new = self._sender.e[rows][-B:]
             new[:n] = self.loss.at(t1)
-            size = lengths(new)
-            start[-1] = np.where(size > 0, np.log10(size), np.nan)
+            start[-1] = np.log10(lengths(new))
         z = np.zeros((t1 - t0 + 1, under_way, B, self.path.H))
         z[:, :, :n] = stretch.z[:, np.newaxis]
         flat = z.reshape(t1 - t0 + 1, under_way * B, -1)
         for sent in self._sender.send(rows, flat, None):
             self._look(t0 + sent.end, sent.log10_norm[::-1], start)
         self._sender.e[rows].reshape(under_way, B, -1)[:, stretch.cut] = 0
-        start[:, stretch.cut] = np.nan
+        start[:, stretch.cut] = -np.inf
         if t0 == 0:
             self._look(0, self._sender.log10_norm()[np.newaxis, rows], start)
 
@@ -207,17 +206,18 @@ class Decay:
         k = len(log10_norm)
         change = log10_norm.reshape(k, *start.shape) - start
         # One that is 0 would make the mean minus infinity; only if all are, it is.
-        gone = change == -np.inf
-        there = ~(np.isnan(change) | gone)
+        followed = start != -np.inf
+        gone = followed & (change == -np.inf)
+        there = followed & ~gone
         gaps = self.anchors[::-1][: len(start)] - t + np.arange(k)[:, np.newaxis]
         np.add.at(self._total, gaps, np.where(there, change, 0).sum(axis=2))
         np.add.at(self._count, gaps, there.sum(axis=2))
         np.logical_or.at(self._gone, gaps, gone.any(axis=2))
-        reached = gaps[-1, ~np.isnan(start).all(axis=1)]
+        reached = gaps[-1, followed.any(axis=1)]
         self._longest = max(self._longest, int(reached.max(initial=0)))
 
     def mean(self) -> Array:
-        """Return the mean for each gap that some sequence has; NaN of NaN alone."""
+        """Return the mean for each gap that some sequence has."""
         some = self._count > 0
         mean = np.where(self._gone, -np.inf, np.nan)
         np.divide(self._total, self._count, where=some, out=mean)
