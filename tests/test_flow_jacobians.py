@@ -143,6 +143,25 @@ def test_norms_neither_vanish_nor_overflow(factor):
     np.testing.assert_allclose(flow.product_norms(tape), expected, rtol=bound)
 
 
+@pytest.mark.parametrize("factor", [1e-25, 1e20])
+def test_norms_of_one_step_whose_squares_leave_float32(factor):
+    V = np.float32(factor) * np.eye(4, dtype=np.float32)
+    x, W = np.zeros((3, 1), np.float32), np.ones((1, 4), np.float32)
+    _, tape = bptt.forward(x, W, V, activation="identity")
+    expected = np.log10(factor) * np.arange(3, -1, -1)
+    bound = float(np.finfo(np.float32).eps) * 4
+    np.testing.assert_allclose(flow.product_norms(tape)[3], expected, rtol=bound)
+
+
+def test_norms_beyond_saturated_sigmoids_are_not_0():
+    x, W, V = np.full((6, 1), -60.0), np.ones((1, 4)), np.eye(4)
+    arguments = (a.astype(np.float32) for a in (x, W, V))
+    _, tape = bptt.forward(*arguments, activation="sigmoid")
+    expected = [bptt.jacobian_product(tape, 6, i).log10_norm for i in range(7)]
+    bound = float(np.finfo(np.float32).eps) * 10
+    np.testing.assert_allclose(flow.product_norms(tape)[6], expected, rtol=bound)
+
+
 def test_few_probes_estimate_the_norm(rng):
     tape = a_tape(rng, T=30, B=1, H=64)
     exact = flow.product_norms(tape, probes=64)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bptt.flow._arguments import as_count, as_step
+from bptt.flow._measures import lengths
 from bptt.flow._path import Path
 from bptt.recurrence import Tape
 
@@ -71,7 +72,7 @@ def product_norms(tape: Tape, sequence: int = 0, *, probes: int | None = None) -
     start = (np.linalg.qr(gaussian)[0].T / math.sqrt(probes)).astype(dtype)
     rows = np.empty((T, probes, H), dtype)
     buffer = np.empty_like(rows)
-    log_scale = np.zeros(T, np.float32)
+    log_scale, gone = np.zeros(T, np.float32), np.zeros(T, bool)
     norms = np.full((T + 1, T + 1), np.nan, np.float32)
     np.fill_diagonal(norms, 0)
     with np.errstate(divide="ignore", invalid="ignore", under="ignore", over="ignore"):
@@ -82,6 +83,11 @@ def product_norms(tape: Tape, sequence: int = 0, *, probes: int | None = None) -
             np.matmul(active.reshape(-1, H), V_T, out=rows[i:].reshape(-1, H))
             flat = rows[i:].reshape(T - i, -1)
             size = np.sqrt(np.einsum("tk,tk->t", flat, flat))
+            # Squares leave the range of float32 before the entries do.
+            lost = np.flatnonzero(((size == 0) & ~gone[i:]) | (size == np.inf))
+            if len(lost):
+                size[lost] = lengths(flat[lost])
+                gone[i + lost] = size[lost] == 0
             norms[i + 1 :, i] = np.log10(size) + log_scale[i:]
             off = (size > 0) & np.isfinite(size) & ((size < 1e-6) | (size > 1e6))
             if off.any():
