@@ -161,6 +161,21 @@ def test_a_gradient_that_comes_back_has_not_vanished():
     assert saturated_at_the_end(1.05).kind == "vanishing"
 
 
+def test_a_gradient_that_explodes_before_it_is_0_is_told_to_explode():
+    # The units are off at the first step alone.
+    x, W, V = np.zeros((20, 1)), np.ones((1, 2)), 2 * np.eye(2)
+    x[:2] = [[-1], [1]]
+    _, tape = bptt.forward(x, W, V, activation="relu")
+    found = bptt.gradient_flow(tape, dz_last=np.ones(2))
+    assert found.log10_decay[-1] == -np.inf
+    assert found.kind == "exploding"
+    assert "over 19 steps back the gradient is multiplied by 5.2e+5" in found.verdict
+    assert "shrink" not in found.verdict
+    found = bptt.gradient_flow(tape, np.eye(20)[:, :1] @ np.ones((1, 2)))
+    assert found.kind == "vanishing"
+    assert found.verdict.startswith("Vanishing: the gradient is 0 after 1 step of 1.")
+
+
 @pytest.mark.parametrize("T", [1, 2, 3])
 def test_a_gradient_that_a_step_takes_to_1_per_cent_vanishes(T):
     x, W = np.zeros((T, 1)), np.ones((1, 2))

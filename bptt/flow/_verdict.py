@@ -30,10 +30,10 @@ def kind(flow: GradientFlow) -> str:
     steps = len(flow.log10_decay) - 1
     # There is no gap shorter than a step, be the sequence of one or two.
     early = _lasts(flow) < max(2, _VANISHING * steps)
+    if not early and flow.log10_decay.max() > math.log10(_EXPLODING):
+        return "exploding"
     if early or flow.log10_decay[-1] == -math.inf:
         return "saturated" if _saturates(flow) else "vanishing"
-    if flow.log10_decay.max() > math.log10(_EXPLODING):
-        return "exploding"
     return "healthy"
 
 
@@ -134,10 +134,12 @@ def _decayed(flow: GradientFlow) -> str:
     if not math.isfinite(flow.horizon):
         return "the gradient does not reach the first step"
     k = int(flow.horizon)
-    rate = flow.growth[k]
+    of = f"{steps_of(k)} of {len(flow.log10_decay) - 1}"
+    if flow.log10_decay[k] == -math.inf:
+        return f"the gradient is 0 after {of}"
     return (
-        f"the gradient falls to 1 % in {steps_of(flow.horizon)} of "
-        f"{len(flow.log10_decay) - 1}, by a factor of {rate:.3g} per step"
+        f"the gradient falls to 1 % in {of}, by a factor of {flow.growth[k]:.3g} per "
+        "step"
     )
 
 
@@ -153,7 +155,7 @@ def _radius(flow: GradientFlow) -> str:
             f"{said}: the radius alone would promise that gradients vanish, but V is "
             f"not normal, and over these gaps they grow up to {power(peak)}-fold."
         )
-    if rho > 1.05 and growth < 0.95:
+    if rho > 1.05 and growth < 0.95 and peak <= 0.5:
         return (
             f"{said}: the radius alone would promise that gradients explode, but the "
             "sigma' on the way shrink them."
