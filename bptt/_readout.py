@@ -168,7 +168,7 @@ class Targets:
         self.B = shape[-1]
         if order.listed:
             arrays = order.items("target", target, "(T, ..)")
-            rest = arrays[0].shape[1:]
+            rest = arrays[0].shape[1:] if arrays else ()
             self.arrays = order.items("target", arrays, "(T, ..)", rest)
             self.before = np.cumsum([0, *map(len, arrays)])
             self.rows = int(self.before[-1])

@@ -42,11 +42,12 @@ def test_layers_of_no_sequences(bidirectional, num_layers, options):
     assert not any(one.any() for one in grads.params.values())
 
 
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
 @pytest.mark.parametrize("readout", ["every", "last"])
-def test_a_network_of_no_sequences(readout, loss):
+def test_a_network_of_no_sequences(readout, loss, options):
     network = bptt.Network(I, H, O, loss=loss, readout=readout, seed=0)
-    value, grads = network.loss_and_gradients([], [])
+    value, grads = network.loss_and_gradients([], [], **options)
     assert value == 0
     assert not any(getattr(grads, name).any() for name in ("W", "V", "b", "U", "c"))
 
