@@ -332,9 +332,14 @@ Form = Rectangle | Ragged
 
 def is_list(x: Any) -> bool:
     """Whether x is a list of sequences: of arrays, not of numbers."""
-    return isinstance(x, (list, tuple)) and all(
-        isinstance(a, np.ndarray) and a.ndim > 0 for a in x
-    )
+    return isinstance(x, (list, tuple)) and all(map(_is_sequence, x))
+
+
+def _is_sequence(a: Any) -> bool:
+    """Whether a is an array, be it of another library: a tensor, or a data frame."""
+    if isinstance(a, np.ndarray):
+        return a.ndim > 0
+    return hasattr(a, "__array__") and np.ndim(a) > 0
 
 
 def _slots(lengths: Array) -> tuple[Array, Array, Array]:

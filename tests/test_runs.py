@@ -87,6 +87,33 @@ def test_a_list_is_a_loop_over_its_sequences(seed, resets, dtype, rng):
             close(grad, wanted, terms)
 
 
+class Foreign:
+    """An array of another library, as a tensor or a data frame is."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.array, dtype)
+
+
+@pytest.mark.parametrize("ids", [False, True])
+@pytest.mark.parametrize("lengths", [[5, 5], [4, 0, 3]])
+def test_arrays_of_another_library_are_sequences_too(lengths, ids, rng):
+    batch = Batch(rng, lengths, 5, 4, ACTIVATIONS[0], np.float64, ids=ids)
+    z, tape, grads = batch.run(batch.x, batch.dz, batch.dz_last)
+    x, dz = [*map(Foreign, batch.x)], [*map(Foreign, batch.dz)]
+    z_f, tape_f, grads_f = batch.run(x, dz, batch.dz_last)
+    for leaf, other in zip(
+        (z, tape.z_last, *grads), (z_f, tape_f.z_last, *grads_f), strict=True
+    ):
+        same_bits(leaf, other)
+    network = bptt.Network(5, 4, 2, loss="squared_error", seed=0, dtype=np.float64)
+    target = [np.ones((n, 2)) for n in lengths]
+    loss, _ = network.loss_and_gradients(x, [*map(Foreign, target)])
+    assert loss == network.loss_and_gradients(batch.x, target)[0]
+
+
 @DTYPES
 @pytest.mark.parametrize("form", ["list", "array"])
 @pytest.mark.parametrize("seed", range(12))
