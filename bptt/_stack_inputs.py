@@ -35,7 +35,7 @@ def as_stack(
         as_size("num_layers", num_layers),
         2 if as_flag("bidirectional", bidirectional) else 1,
         as_fraction("dropout", dropout),
-        bool(bias),
+        as_flag("bias", bias),
         as_activation(activation),
         initializers.as_float(dtype),
     )

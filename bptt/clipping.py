@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from bptt._validation import as_positive, as_real, check_choice
+from bptt._validation import as_flag, as_positive, as_real, check_choice
 
 Array = NDArray[Any]
 Leaves = dict[Any, Array]
@@ -82,6 +82,7 @@ def clip_norm(
     h = as_positive("h", h)
     check_choice("nonfinite", nonfinite, NONFINITE)
     leaves = _leaves(grads)
+    per_leaf = as_flag("per_leaf", per_leaf)
     groups = [[name] for name in leaves] if per_leaf else [list(leaves)]
     clipped, norms = dict(leaves), []
     for names in groups:

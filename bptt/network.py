@@ -123,7 +123,7 @@ class Network:
         self.loss = loss
         check_choice("readout", readout, READOUTS)
         self.readout = readout
-        self.stateful = bool(stateful)
+        self.stateful = as_flag("stateful", stateful)
         if stateful and as_flag("bidirectional", bidirectional):
             raise ValueError(
                 "stateful must be False for a bidirectional network, which reads "

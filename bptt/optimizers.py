@@ -18,7 +18,13 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bptt._validation import as_fraction, as_number, as_positive, check_choice
+from bptt._validation import (
+    as_flag,
+    as_fraction,
+    as_number,
+    as_positive,
+    check_choice,
+)
 from bptt.schedules import Schedule, as_schedule, rate_at
 
 Array = NDArray[Any]
@@ -171,7 +177,7 @@ class SGD(Optimizer):
         super().__init__(learning_rate)
         self.momentum = as_fraction("momentum", momentum)
         self.weight_decay = _not_negative("weight_decay", weight_decay)
-        self.nesterov = nesterov
+        self.nesterov = as_flag("nesterov", nesterov)
         if nesterov and not momentum:
             raise ValueError("nesterov needs a momentum above 0, got momentum = 0")
 

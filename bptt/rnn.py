@@ -112,7 +112,7 @@ class RNN:
             bias,
             dtype,
         )
-        self.batch_first = bool(batch_first)
+        self.batch_first = as_flag("batch_first", batch_first)
         shapes = self.stack.shapes()
         self.params = _parameters.draw(
             shapes,
@@ -223,7 +223,9 @@ class RNN:
             shape = self.stack.cells, self.stack.hidden_size
             reset_state = as_real("reset_state", reset_state, self.stack.dtype)
             check_shape("reset_state", reset_state, "(L, H)", shape)
-        generator = initializers.as_generator(seed) if training else None
+        generator = None
+        if as_flag("training", training):
+            generator = initializers.as_generator(seed)
         z, tape = forward_within(
             self.stack,
             budget,

@@ -20,7 +20,7 @@ from bptt._checkpoint import Run
 from bptt._inputs import ErrorClip, as_budget, as_error_clip
 from bptt._interrupts import Interrupts
 from bptt._progress import Callback, Progress, bar
-from bptt._validation import as_number, as_positive, as_size
+from bptt._validation import as_flag, as_number, as_positive, as_size
 from bptt._walk import Walk
 from bptt.clipping import clip_norm
 from bptt.data import Batches, Data, as_batch, as_batches
@@ -180,7 +180,7 @@ def train(
                 f"{name} must be None with k1, for it looks at whole batches; "
                 f"got {value}"
             )
-    if resume and checkpoint is None:
+    if as_flag("resume", resume) and checkpoint is None:
         raise ValueError("resume needs the name of a checkpoint, got None")
     trainer = _Trainer(
         run=Run(network, optimizer, walk),

@@ -29,6 +29,15 @@ rows = [x[:, 0], x[:2, 0]]
             "bidirectional must be True or False, got 1",
         ),
         (
+            lambda: RNN(2, 3, batch_first="no"),
+            "batch_first must be True or False, got 'no'",
+        ),
+        (lambda: RNN(2, 3, bias=0), "bias must be True or False, got 0"),
+        (
+            lambda: two.forward(x, training="no"),
+            "training must be True or False, got 'no'",
+        ),
+        (
             lambda: stacked.backward(tape, dz_last=tape.z_last, record="no"),
             "record must be True or False, got 'no'",
         ),
