@@ -2,13 +2,15 @@
 
 A schedule is any callable from a step count, 0 before the first update, to a learning
 rate. It has no state of its own, so that a resumed run continues where it was.
-Schedules compose: `linear_warmup` takes any other one.
+Schedules compose: `linear_warmup` takes any other one. Those of this module can be
+pickled, and with them an optimizer.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 from bptt._validation import as_number, as_positive, as_size
 
@@ -37,8 +39,7 @@ def constant(rate: float) -> Schedule:
     >>> constant(0.1)(1000)
     0.1
     """
-    rate = as_rate("rate", rate)
-    return lambda step: rate
+    return partial(_constant, as_rate("rate", rate))
 
 
 def step_decay(rate: float, every: int, factor: float = 0.1) -> Schedule:
@@ -70,7 +71,7 @@ def step_decay(rate: float, every: int, factor: float = 0.1) -> Schedule:
     """
     rate, every = as_rate("rate", rate), as_size("every", every)
     factor = as_rate("factor", factor)
-    return lambda step: rate * factor ** (step // every)
+    return partial(_step_decay, rate, every, factor)
 
 
 def exponential(rate: float, decay: float) -> Schedule:
@@ -98,7 +99,7 @@ def exponential(rate: float, decay: float) -> Schedule:
     0.125
     """
     rate, decay = as_rate("rate", rate), as_rate("decay", decay)
-    return lambda step: float(rate * decay**step)
+    return partial(_exponential, rate, decay)
 
 
 def cosine(rate: float, steps: int, floor: float = 0.0) -> Schedule:
@@ -135,12 +136,7 @@ def cosine(rate: float, steps: int, floor: float = 0.0) -> Schedule:
     floor = as_number("floor", floor)
     if not 0 <= floor <= rate:
         raise ValueError(f"floor must be from 0 to rate = {rate}, got {floor:g}")
-
-    def schedule(step: int) -> float:
-        height = (1 + math.cos(math.pi * min(step, steps) / steps)) / 2
-        return floor + (rate - floor) * height
-
-    return schedule
+    return partial(_cosine, rate, steps, floor)
 
 
 def linear_warmup(schedule: float | Schedule, steps: int) -> Schedule:
@@ -169,7 +165,28 @@ def linear_warmup(schedule: float | Schedule, steps: int) -> Schedule:
     [0.25, 0.5, 0.75, 1.0, 0.1]
     """
     inner, steps = as_schedule("schedule", schedule), as_size("steps", steps)
-    return lambda step: rate_at(inner, step) * min(1.0, (step + 1) / steps)
+    return partial(_linear_warmup, inner, steps)
+
+
+def _constant(rate: float, step: int) -> float:
+    return rate
+
+
+def _step_decay(rate: float, every: int, factor: float, step: int) -> float:
+    return rate * factor ** (step // every)
+
+
+def _exponential(rate: float, decay: float, step: int) -> float:
+    return float(rate * decay**step)
+
+
+def _cosine(rate: float, steps: int, floor: float, step: int) -> float:
+    height = (1 + math.cos(math.pi * min(step, steps) / steps)) / 2
+    return floor + (rate - floor) * height
+
+
+def _linear_warmup(inner: Schedule, steps: int, step: int) -> float:
+    return rate_at(inner, step) * min(1.0, (step + 1) / steps)
 
 
 def as_schedule(name: str, value: float | Schedule) -> Schedule:

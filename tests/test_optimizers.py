@@ -1,5 +1,6 @@
 """Optimizers: against their formulas, against PyTorch, and their memory."""
 
+import pickle
 import re
 
 import numpy as np
@@ -8,7 +9,7 @@ from tolerances import assert_within, optimizer_bound
 
 from bptt import optimizers
 from bptt.optimizers import SGD, Adam, AdamW, Optimizer, RMSProp
-from bptt.schedules import step_decay
+from bptt.schedules import cosine, linear_warmup, step_decay
 
 STEPS = 20
 CASES = [
@@ -186,6 +187,18 @@ def test_the_memory_is_saved_and_restored_bit_for_bit(kind, options, rng):
     assert second.steps == STEPS
     # What was loaded is a copy: the saved arrays are as they were.
     assert all((saved[n] == a).all() for n, a in first.state.items())
+
+
+@EVERY_CASE
+def test_an_optimizer_that_was_pickled_goes_on(kind, options, rng):
+    one = kind(linear_warmup(cosine(0.1, 5), 2), **options)
+    params, grads = ({"V": rng.standard_normal((3, 2))} for _ in range(2))
+    one.update(params, grads)
+    other, others = pickle.loads(pickle.dumps((one, params)))
+    one.update(params, grads)
+    other.update(others, grads)
+    np.testing.assert_array_equal(others["V"], params["V"])
+    assert pickle.loads(pickle.dumps(kind(**options))).rate == kind(**options).rate
 
 
 @EVERY_CASE

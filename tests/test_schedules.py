@@ -1,6 +1,7 @@
 """Schedules: their values at the steps that matter, and what they refuse."""
 
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -34,6 +35,8 @@ def values(schedule):
 )
 def test_values(schedule, expected):
     assert_within(values(schedule), expected, optimizer_bound(1, np.float64))
+    again = pickle.loads(pickle.dumps(schedule))
+    np.testing.assert_array_equal(values(again), values(schedule))
 
 
 def test_the_first_step_of_a_warmup_is_a_step():
