@@ -71,7 +71,7 @@ class Optimizer:
         ------
         TypeError, ValueError
             Names, shapes or dtypes of params and grads differ, or those of the memory
-            do; then nothing has been changed.
+            do, or a parameter is read-only; then nothing has been changed.
         """
         self._check(params, grads)
         rate = self.rate
@@ -127,6 +127,8 @@ class Optimizer:
                 f"got {', '.join(grads) or 'none'}"
             )
         for name, p in params.items():
+            if not p.flags.writeable:
+                raise ValueError(f"params[{name!r}] must be writable, got it read-only")
             _check_like(f"grads[{name!r}]", grads[name], p)
             for slot in self.slots:
                 if (kept := self._memory.get(f"{slot}.{name}")) is not None:

@@ -259,6 +259,18 @@ def test_gradients_that_do_not_fit_change_nothing(params, grads, error, message)
     assert optimizer.steps == 0
 
 
+def test_a_read_only_parameter_leaves_the_others_as_they_were():
+    params = {"W": np.ones(2), "V": np.ones(2)}
+    params["V"].flags.writeable = False
+    optimizer = Adam(0.1)
+    with pytest.raises(
+        ValueError, match=r"params\['V'\] must be writable, got it read"
+    ):
+        optimizer.update(params, {name: np.ones(2) for name in params})
+    assert all((p == 1).all() for p in params.values())
+    assert optimizer.state.keys() == {"steps"}
+
+
 def test_memory_of_other_shapes_is_refused():
     optimizer = SGD(0.1, momentum=0.9)
     optimizer.update({"V": np.ones(2)}, {"V": np.ones(2)})
