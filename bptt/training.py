@@ -372,6 +372,8 @@ def _total_steps(steps: int | None, epochs: int | None, epoch: int | None) -> in
         return as_size("steps", steps)
     if epoch is None:
         raise ValueError("epochs needs batches that have a length; give steps instead")
+    if not epoch:
+        raise ValueError("epochs needs at least one batch, got batches of length 0")
     return as_size("epochs", epochs) * epoch
 
 

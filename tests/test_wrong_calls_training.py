@@ -40,6 +40,14 @@ def call(function, *args, **options):
     return lambda: function(*args, **options)
 
 
+class NoBatches:
+    def __len__(self):
+        return 0
+
+    def __call__(self, step):
+        return x, target
+
+
 CALLS = [
     # the network
     (make(0, 6, 2), "input_size must be at least 1, got 0"),
@@ -108,6 +116,7 @@ CALLS = [
     (train(steps=0), "steps must be at least 1, got 0"),
     (train(steps=None), "one of steps and epochs must be given, got None and None"),
     (train(epochs=1), "one of steps and epochs must be given, got 1 and 1"),
+    (train(NoBatches(), steps=None, epochs=2), "epochs needs at least one batch, got batches of length 0"),
     (train(clip=-1.0), "clip must be positive, got -1.0"),
     (train(clip="1"), "clip must be a number, got '1'"),
     (call(bptt.clip_norm, [x], 1.0, per_leaf="no"), "per_leaf must be True or False, got 'no'"),
