@@ -74,6 +74,11 @@ def from_contents(
         )
     with reading(path):
         config = dict(json.loads(metadata["network"]))
+        # Before anything is made of each layer: a file may claim any number of them.
+        if (layers := config.get("num_layers", 1)) > len(arrays):
+            raise ValueError(
+                f"its {len(arrays)} arrays are too few for {layers} layers"
+            )
         network = make(
             *config.pop("sizes"),
             activation=Activation(*config.pop("activation")),

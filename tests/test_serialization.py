@@ -217,6 +217,15 @@ def test_contents_that_do_not_fit_are_refused(path, change, reason):
         Network.load(path)
 
 
+def test_a_file_that_claims_many_layers_makes_none_of_them(tmp_path):
+    arrays, metadata = make().contents()
+    config = json.loads(metadata["network"])
+    metadata["network"] = json.dumps(config | {"num_layers": 100_000})
+    serialization.write(tmp_path / "a.npz", arrays, metadata)
+    with pytest.raises(ModelFileError, match="5 arrays are too few for 100000 layers"):
+        Network.load(tmp_path / "a.npz")
+
+
 def test_unknown_settings_are_refused(tmp_path):
     arrays, metadata = make().contents()
     config = json.loads(metadata["network"])
