@@ -53,7 +53,8 @@ def as_real(
     array = as_array(name, value)
     native = array.dtype.newbyteorder("=")
     if native not in FLOATS:
-        hint = "" if native.kind not in "biuf" else f"; pass {name}.astype(np.float32)"
+        wanted = np.dtype(np.float32 if dtype is None else dtype)
+        hint = "" if native.kind not in "biuf" else f"; pass {name}.astype(np.{wanted})"
         raise TypeError(
             f"{name} must have dtype float32 or float64, got {array.dtype}{hint}"
         )

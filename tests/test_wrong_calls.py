@@ -53,6 +53,7 @@ CALLS = [
     (forward(x.astype(F64)), "x must have dtype float32 like the other arrays, got float64; pass x.astype(np.float32)"),
     (forward(x.astype(np.float16)), "x must have dtype float32 or float64, got float16; pass x.astype(np.float32)"),
     (forward(x.astype(np.longdouble)), f"x must have dtype float32 or float64, got {np.dtype(np.longdouble)}; pass x.astype(np.float32)"),
+    (forward(x.astype(bool), W.astype(F64), V.astype(F64), b.astype(F64)), "x must have dtype float32 or float64, got bool; pass x.astype(np.float64)"),
     (forward(x.astype(complex)), "x must have dtype float32 or float64, got complex128"),
     (forward(x.astype(bool)), "x must have dtype float32 or float64, got bool; pass x.astype(np.float32)"),
     (forward(x.astype(object)), "x must have dtype float32 or float64, got object"),
