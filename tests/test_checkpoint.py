@@ -63,6 +63,24 @@ def test_a_finished_run_is_not_continued(tmp_path):
     assert path.stat().st_mtime_ns == written
 
 
+def test_a_run_with_an_optimizer_that_was_used_before_is_resumed(tmp_path):
+    path, streams = tmp_path / "run.npz", make_streams()
+
+    def begin():
+        network, adam = make(), Adam(0.01)
+        train(network, streams, optimizer=adam, steps=3)
+        return network, adam
+
+    whole, adam = begin()
+    train(whole, streams, optimizer=adam, steps=6)
+    stopped, adam = begin()
+    train(stopped, streams, optimizer=adam, steps=2, checkpoint=path)
+    second, adam = make(), Adam(0.01)
+    train(second, streams, optimizer=adam, steps=6, checkpoint=path, resume=True)
+    same_bits(whole, second)
+    assert adam.steps == 9
+
+
 def test_checkpoints_are_written_on_the_way(tmp_path):
     path = tmp_path / "run.npz"
     seen = []
