@@ -75,6 +75,7 @@ def read(params: Mapping[str, Array], rows: Array) -> Array:
     return shaped
 
 
+@np.errstate(over="ignore", invalid="ignore")  # as in `read`
 def read_back(
     params: Mapping[str, Array], rows: Array, loss: str, target: ArrayLike
 ) -> tuple[float, Array, Array, Array]:

@@ -227,6 +227,15 @@ def test_a_gradient_that_is_not_finite_stops_before_its_step():
     assert network.params["V"].tobytes() == before.tobytes()
 
 
+@pytest.mark.parametrize("options", [{}, {"memory": "1MB"}, {"k1": 2, "k2": 3}])
+def test_a_run_that_diverges_ends_with_its_gradient_not_with_a_warning(options, rng):
+    network = Network(2, 4, 1, loss="squared_error", seed=0)
+    x, target = rng.standard_normal((2, 6, 3, 2), np.float32)
+    batch = x, target[..., :1]
+    with pytest.raises(NonFiniteGradientError):
+        train(network, batch, optimizer=SGD(1e30), steps=9, **options)
+
+
 def test_a_bar_where_one_is_wanted(capsys):
     pytest.importorskip("tqdm")
     options = {"optimizer": SGD(0.1), "steps": 3}
