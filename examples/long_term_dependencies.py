@@ -13,7 +13,7 @@
 It takes some seconds, prints what it found, and needs matplotlib.
 """
 
-import sys
+import argparse
 from functools import partial
 
 import numpy as np
@@ -146,4 +146,6 @@ def main(output=None):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "long_term_dependencies.png")
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("output", nargs="?", default="long_term_dependencies.png")
+    main(parser.parse_args().output)
