@@ -7,9 +7,9 @@
  *
  * which are the sums of rows_times() to the bit. Two runs of 8 vectors are 16 sums in
  * flight; 8 would do if every load were on time, and must where registers are few.
- * What holds it up otherwise is loads, one for each FMA: entries of A are loaded a few
- * at a time and taken from the register, unless they have just been stored as a vector,
- * of which a processor may forward single ones only.
+ * What holds it up otherwise is loads, one for each FMA and those of A. So entries of A
+ * may be loaded a few at a time, and taken from the register; not where they have just
+ * been stored as a vector, of which single ones are to be had earlier.
  */
 #define ROW_VECTORS  8
 #define RUNS_MAX     4
@@ -217,10 +217,10 @@ typedef void row_fn(ptrdiff_t K, ptrdiff_t len, const real *A, ptrdiff_t a_panel
             sum[v] =                                                                  \
                 start ? load_row(start + v * VLEN, v < nv - 1 ? VLEN : n) : v_zero(); \
         if (nv <= 2 && len * 2 < K && len * 4 >= K)                                   \
-            row_sums(nv, 1, 4, A, a_panel, B, K * PANEL, 0, len, K, sum);             \
+            row_sums(nv, 0, 4, A, a_panel, B, K * PANEL, 0, len, K, sum);             \
         else                                                                          \
             for (ptrdiff_t k = 0; k < K; k += 2 * len)                                \
-                row_sums(nv, 1, 2, A, a_panel, B, K * PANEL, k, len, K, sum);         \
+                row_sums(nv, 0, 2, A, a_panel, B, K * PANEL, k, len, K, sum);         \
         UNROLL                                                                        \
         for (int v = 0; v < nv; v++)                                                  \
             store_row(out + v / 2 * out_panel + v % 2 * VLEN, sum[v],                 \
