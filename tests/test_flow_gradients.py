@@ -216,6 +216,17 @@ def test_dead_units_since_when_and_where(rng):
     assert units.zero == off.mean()
 
 
+def test_json_has_dead_units_since_when_and_where():
+    x = np.ones((10, 2, 1))
+    x[:4] = -1
+    W = np.array([[1.0, -1.0]])
+    _, tape = bptt.forward(x, W, np.zeros((2, 2)), activation="relu")
+    said = bptt.gradient_flow(tape, dz_last=np.ones((2, 2))).to_dict()
+    assert said["dead_units"] == [1]
+    assert said["dead_since"] == [5]
+    assert said["dead_share"] == [0, 1]
+
+
 def test_units_that_saturate_to_the_last_bit_are_not_told_to_be_dead():
     x, W = np.full((9, 2, 1), 99.0), np.ones((1, 4))
     _, tape = bptt.forward(x, W, 0.5 * np.eye(4))

@@ -123,6 +123,8 @@ class GradientFlow:
             "saturated": _plain(self.units.saturated),
             "silent": _plain(self.units.zero),
             "dead_units": self.units.dead.tolist(),
+            "dead_since": self.units.dead_since[self.units.dead].tolist(),
+            "dead_share": self.units.dead_share.tolist(),
             "log10_norm": [_plain(v) for v in self.log10_norm_all.tolist()],
             "log10_decay": [_plain(v) for v in self.log10_decay.tolist()],
             "log10_bound": [_plain(v) for v in self.log10_bound.tolist()],
