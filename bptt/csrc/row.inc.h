@@ -14,6 +14,7 @@
 #define ROW_VECTORS  8
 #define RUNS_MAX     4
 #define row_term     NAME(row_term)
+#define row_few      NAME(row_few)
 #define row_sums     NAME(row_sums)
 #define row_sums_of  NAME(row_sums_of)
 #define row_block    NAME(row_block)
@@ -30,6 +31,20 @@ INLINE void row_term(const int nv, vreal a, const real *b, ptrdiff_t b_panel,
     UNROLL
     for (int v = 0; v < nv; v++)
         part[v] = v_fma(a, v_load(b + v / 2 * b_panel + v % 2 * VLEN), part[v]);
+}
+
+/* V_FEW terms of each of the runs first <= i < end, which are len rows of b apart. */
+INLINE void row_few(const int nv, const int first, const int end, const vreal *few,
+                    const real *b, ptrdiff_t b_panel, ptrdiff_t len,
+                    vreal part[][ROW_VECTORS])
+{
+    UNROLL
+    for (int j = 0; j < V_FEW; j++) {
+        UNROLL
+        for (int i = first; i < end; i++)
+            row_term(nv, v_pick(few[i], j), b + (j + i * len) * PANEL, b_panel,
+                     part[i]);
+    }
 }
 
 /* part[i][v] += A(k + i len) B(k + i len, v) for k0 <= k < k0 + n and runs first <= i <
@@ -52,13 +67,7 @@ INLINE void row_block(const int nv, const int few_at_once, const int first,
         UNROLL
         for (int i = first; i < end; i++)
             few[i] = v_load_few(a[i] + e);
-        UNROLL
-        for (int j = 0; j < V_FEW; j++) {
-            UNROLL
-            for (int i = first; i < end; i++)
-                row_term(nv, v_pick(few[i], j), b + (j + i * len) * PANEL, b_panel,
-                         part[i]);
-        }
+        row_few(nv, first, end, few, b, b_panel, len, part);
     }
     for (; e < n; e++, b += PANEL) {
         UNROLL
@@ -141,13 +150,7 @@ INLINE void row_sums_of(const int nv, const int runs, const vreal *A, const real
         UNROLL
         for (int i = 0; i < runs; i++)
             few[i] = v_few_of(A[(i * len + e) / VLEN], (i * len + e) % VLEN / V_FEW);
-        UNROLL
-        for (int j = 0; j < V_FEW; j++) {
-            UNROLL
-            for (int i = 0; i < runs; i++)
-                row_term(nv, v_pick(few[i], j), B + (i * len + e + j) * PANEL,
-                         K * PANEL, part[i]);
-        }
+        row_few(nv, 0, runs, few, B + e * PANEL, K * PANEL, len, part);
     }
     UNROLL
     for (int v = 0; v < nv; v++) {

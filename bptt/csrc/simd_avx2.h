@@ -25,6 +25,8 @@
 #define MM_FROM_INT       MM(castsi256)
 typedef __m256 vreal_f32;
 typedef __m256d vreal_f64;
+typedef __m128 vfew_f32;
+typedef __m128d vfew_f64;
 typedef __m256 vmask_f32;
 typedef __m256d vmask_f64;
 #endif
@@ -90,48 +92,31 @@ INLINE void v_store_part(real *p, vreal a, ptrdiff_t n)
 #endif
 }
 
-#if REAL_BITS == 32
 INLINE vreal v_load_few(const real *p)
 {
-    return _mm256_broadcast_ps((const __m128 *)p);
+    return MM(broadcast)((const NAME(vfew) *)p);
 }
 
 INLINE vreal v_few_of(vreal a, const int i)
 {
-    return i == 0 ? _mm256_permute2f128_ps(a, a, 0x00)
-                  : _mm256_permute2f128_ps(a, a, 0x11);
+    return i == 0 ? MM(permute2f128)(a, a, 0x00) : MM(permute2f128)(a, a, 0x11);
 }
 
 INLINE vreal v_pick(vreal a, const int j)
 {
     switch (j) {
     case 0:
-        return _mm256_permute_ps(a, 0x00);
+        return MM(permute)(a, 0x00);
+#if REAL_BITS == 32
     case 1:
-        return _mm256_permute_ps(a, 0x55);
+        return MM(permute)(a, 0x55);
     case 2:
-        return _mm256_permute_ps(a, 0xaa);
+        return MM(permute)(a, 0xaa);
+#endif
     default:
-        return _mm256_permute_ps(a, 0xff);
+        return MM(permute)(a, REAL_BITS == 32 ? 0xff : 0x0f);
     }
 }
-#else
-INLINE vreal v_load_few(const real *p)
-{
-    return _mm256_broadcast_pd((const __m128d *)p);
-}
-
-INLINE vreal v_few_of(vreal a, const int i)
-{
-    return i == 0 ? _mm256_permute2f128_pd(a, a, 0x00)
-                  : _mm256_permute2f128_pd(a, a, 0x11);
-}
-
-INLINE vreal v_pick(vreal a, const int j)
-{
-    return j == 0 ? _mm256_permute_pd(a, 0x0) : _mm256_permute_pd(a, 0xf);
-}
-#endif
 
 INLINE vreal v_add(vreal a, vreal b)
 {

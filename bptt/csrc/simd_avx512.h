@@ -14,6 +14,9 @@
 #define MM_TYPE           SIMD_CAT(MM_TYPE_, REAL_BITS, )
 #define MM_TYPE_32        ps
 #define MM_TYPE_64        pd
+#define MM_FEW            SIMD_CAT(MM_FEW_, REAL_BITS, ) /* 16 bytes */
+#define MM_FEW_32         f32x4
+#define MM_FEW_64         f64x2
 #define MM_INT            SIMD_CAT(MM_INT_, REAL_BITS, )
 #define MM_INT_32         epi32
 #define MM_INT_64         epi64
@@ -61,23 +64,22 @@ INLINE void v_store_part(real *p, vreal a, ptrdiff_t n)
     MM(mask_storeu)(p, (vmask)((1u << n) - 1u), a);
 }
 
-#if REAL_BITS == 32
 INLINE vreal v_load_few(const real *p)
 {
-    return _mm512_broadcast_f32x4(_mm_loadu_ps(p));
+    return MM_CAT(broadcast, MM_FEW)(SIMD_CAT(_mm_loadu_, MM_TYPE, )(p));
 }
 
 INLINE vreal v_few_of(vreal a, const int i)
 {
     switch (i) {
     case 0:
-        return _mm512_shuffle_f32x4(a, a, 0x00);
+        return MM_CAT(shuffle, MM_FEW)(a, a, 0x00);
     case 1:
-        return _mm512_shuffle_f32x4(a, a, 0x55);
+        return MM_CAT(shuffle, MM_FEW)(a, a, 0x55);
     case 2:
-        return _mm512_shuffle_f32x4(a, a, 0xaa);
+        return MM_CAT(shuffle, MM_FEW)(a, a, 0xaa);
     default:
-        return _mm512_shuffle_f32x4(a, a, 0xff);
+        return MM_CAT(shuffle, MM_FEW)(a, a, 0xff);
     }
 }
 
@@ -85,40 +87,17 @@ INLINE vreal v_pick(vreal a, const int j)
 {
     switch (j) {
     case 0:
-        return _mm512_permute_ps(a, 0x00);
+        return MM(permute)(a, 0x00);
+#if REAL_BITS == 32
     case 1:
-        return _mm512_permute_ps(a, 0x55);
+        return MM(permute)(a, 0x55);
     case 2:
-        return _mm512_permute_ps(a, 0xaa);
-    default:
-        return _mm512_permute_ps(a, 0xff);
-    }
-}
-#else
-INLINE vreal v_load_few(const real *p)
-{
-    return _mm512_broadcast_f64x2(_mm_loadu_pd(p));
-}
-
-INLINE vreal v_few_of(vreal a, const int i)
-{
-    switch (i) {
-    case 0:
-        return _mm512_shuffle_f64x2(a, a, 0x00);
-    case 1:
-        return _mm512_shuffle_f64x2(a, a, 0x55);
-    case 2:
-        return _mm512_shuffle_f64x2(a, a, 0xaa);
-    default:
-        return _mm512_shuffle_f64x2(a, a, 0xff);
-    }
-}
-
-INLINE vreal v_pick(vreal a, const int j)
-{
-    return j == 0 ? _mm512_permute_pd(a, 0x00) : _mm512_permute_pd(a, 0xff);
-}
+        return MM(permute)(a, 0xaa);
 #endif
+    default:
+        return MM(permute)(a, 0xff);
+    }
+}
 
 INLINE vreal v_add(vreal a, vreal b)
 {
