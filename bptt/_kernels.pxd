@@ -63,6 +63,7 @@ cdef extern from "plan.h" nogil:
     int ROWS "BPTT_ROWS", COLUMNS "BPTT_COLUMNS", PIPELINE "BPTT_PIPELINE"
     ctypedef struct Plan "bptt_plan":
         Py_ssize_t chunks, steps
+        Py_ssize_t room[2]
         int threads, split
         double patience, answer
     double patience_for "bptt_patience"(double products)

@@ -80,6 +80,7 @@ def chunk_steps(T, B, I, H, itemsize):
 include "_kernels_layer.pxi"
 include "_kernels_lots.pxi"
 include "_kernels_both.pxi"
+include "_kernels_blocks.pxi"
 include "_kernels_places.pxi"
 include "_kernels_parts.pxi"
 include "_kernels_forward.pxi"

@@ -127,7 +127,8 @@ cdef int walk_halves(_Call call, int threads) except -1:
     cdef Layer first, second
     cdef size_t size = 0
     l.steps = l.plan.steps
-    split_rows(l, &first, &second)
+    take_rows(l, 0, rows_before(l, 1), &first)
+    take_rows(l, rows_before(l, 1), l.B, &second)
     share_out(&first, threads)
     share_out(&second, threads)
     lay_out_halves(l, NULL, &size)
@@ -144,34 +145,34 @@ cdef int walk_halves(_Call call, int threads) except -1:
                     2 * min(first.plan.threads, second.plan.threads), l.plan.patience)
 
 
-cdef void split_rows(const Layer *l, Layer *first, Layer *second) noexcept nogil:
-    """Give the rows of each half a layer of their own."""
-    cdef Py_ssize_t rows = rows_before(l, 1)
-    first[0] = second[0] = l[0]
-    first.half = second.half = True
-    first.halves = second.halves = 1
-    first.B = first.next_rows = rows
-    second.B = second.next_rows = l.B - rows
+cdef void take_rows(
+    const Layer *l, Py_ssize_t r0, Py_ssize_t r1, Layer *part
+) noexcept nogil:
+    """Make the rows of each step from r0 up to r1 a layer of their own."""
+    part[0] = l[0]
+    part.half, part.halves = True, 1
+    part.B = part.next_rows = r1 - r0
     if l.x != NULL:
-        second.x = at(l, l.x, rows * l.x_row)
+        part.x = at(l, l.x, r0 * l.x_row)
     if l.ids != NULL:
-        second.ids += rows
-    second.z = at(l, l.z, rows * l.z_row)
+        part.ids += r0
+    if l.z != NULL:
+        part.z = at(l, l.z, r0 * l.z_row)
     if l.dz != NULL:
-        second.dz = at(l, l.dz, rows * l.dz_row)
+        part.dz = at(l, l.dz, r0 * l.dz_row)
     if l.dx != NULL:
-        second.dx = at(l, l.dx, rows * l.dx_row)
+        part.dx = at(l, l.dx, r0 * l.dx_row)
     if l.norms != NULL:
-        second.norms += rows * l.record_row
-        second.saturated += rows * l.record_row
+        part.norms += r0 * l.record_row
+        part.saturated += r0 * l.record_row
     if l.dz_last != NULL:
-        second.dz_last = at(l, l.dz_last, rows * l.H)
+        part.dz_last = at(l, l.dz_last, r0 * l.H)
     if l.dz0 != NULL:
-        second.dz0 = at(l, l.dz0, rows * l.H)
+        part.dz0 = at(l, l.dz0, r0 * l.H)
     if l.da_next != NULL:
-        second.da_next = at(l, l.da_next, rows * l.H)
+        part.da_next = at(l, l.da_next, r0 * l.H)
     if l.da_first != NULL:
-        second.da_first = at(l, l.da_first, rows * l.H)
+        part.da_first = at(l, l.da_first, r0 * l.H)
 
 
 cdef void lay_out_halves(Layer *l, char *base, size_t *used) noexcept nogil:

@@ -110,17 +110,23 @@ cdef int walk(_Call call) except -1:
     if call.body == NULL:
         return 0
     prepare(call, threads)
-    if l.halves == 2 and l.plan.threads > 1 and threads % 2 == 0 and (
+    if in_blocks(l, call.backward):
+        walk_blocks(call, threads)
+    elif l.halves == 2 and l.plan.threads > 1 and threads % 2 == 0 and (
             l.n_restarts == 0 and l.n_ends == 0):
         walk_halves(call, threads // 2)
     else:
         take_room(call)
-        with nogil:
-            run_on_threads(
-                call.body, l, l.plan.threads, l.plan.patience, l.plan.answer)
-        if l.interrupted:
-            return -1            # and raise what a signal handler has set
+        run_alone(call, l)
     finish(call)
+    return 0
+
+
+cdef int run_alone(_Call call, Layer *l) except -1:
+    with nogil:
+        run_on_threads(call.body, l, l.plan.threads, l.plan.patience, l.plan.answer)
+    if l.interrupted:
+        return -1                # and raise what a signal handler has set
     return 0
 
 

@@ -109,6 +109,8 @@ cdef void states_backward(
     Layer *l, const Kernels *k, const Share *mine, const void *da, int tid
 ) noexcept nogil:
     cdef Share lot
+    if l.dz0 == NULL:
+        return
     if not l.takes_long:
         k.state_backward(&l.cell, mine, da, l.state_panel, l.dz0)
         return

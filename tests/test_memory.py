@@ -38,7 +38,14 @@ def packed_weights(I, H):
 @pytest.mark.skipif(_backend.backend == "numpy", reason="da exists for all T there")
 @pytest.mark.parametrize(
     "shape",
-    [(20000, 1, 16, 64), (3000, 32, 64, 128), (60, 128, 512, 512), (20, 32, 900, 900)],
+    [
+        (20000, 1, 16, 64),
+        (3000, 32, 64, 128),
+        (60, 128, 512, 512),
+        (20, 32, 900, 900),
+        (3, 20000, 8, 256),
+        (3, 4096, 8, 1024),
+    ],
     ids=str,
 )
 def test_a_step_needs_32_mib_beside_its_packed_weights(shape):

@@ -51,11 +51,12 @@ bptt_plan bptt_plan_make(ptrdiff_t T, ptrdiff_t B, ptrdiff_t I, ptrdiff_t H,
                          ptrdiff_t itemsize, ptrdiff_t panel, ptrdiff_t tile_rows,
                          int threads)
 {
-    bptt_plan plan = {1, 1, 1, BPTT_ROWS, 0, HUGE_VAL};
-    ptrdiff_t row =
-        (bptt_panels(I, panel) + 3 * bptt_panels(H, panel)) * panel * itemsize;
-    ptrdiff_t rows =
-        at_most(B == 1 ? CHUNK_ROWS_ALONE : CHUNK_ROWS, CHUNK_BYTES_MAX / row);
+    bptt_plan plan = {1, 1, {1, 1}, 1, BPTT_ROWS, 0, HUGE_VAL};
+    ptrdiff_t x_row = bptt_panels(I, panel) * panel * itemsize;
+    ptrdiff_t z_row = at_least(1, bptt_panels(H, panel)) * panel * itemsize;
+    plan.room[0] = at_least(1, CHUNK_BYTES_MAX / (x_row + 3 * z_row));
+    plan.room[1] = at_least(1, CHUNK_BYTES_MAX / (3 * z_row));
+    ptrdiff_t rows = at_most(B == 1 ? CHUNK_ROWS_ALONE : CHUNK_ROWS, plan.room[0]);
     ptrdiff_t steps = at_least(1, rows / at_least(1, B));
     plan.chunks = (T + steps - 1) / steps;
     plan.steps = T > 0 ? (T + plan.chunks - 1) / plan.chunks : 1;

@@ -13,15 +13,16 @@ enum bptt_sharing {
 };
 
 typedef struct bptt_plan {
-    ptrdiff_t chunks; /* of time: chunk c is steps c * steps up to those of c + 1, the
-                         last one shorter */
-    ptrdiff_t steps;  /* a function of the sizes, the type and the ISA alone, for
-                         gradients are summed chunk by chunk */
-    int threads;      /* worth using, at most those asked for */
-    int split;        /* enum bptt_sharing */
-    double patience;  /* seconds worth waiting for one to come */
-    double answer;    /* beyond so many seconds from a question to the answer of
-                         another thread, one alone is faster */
+    ptrdiff_t chunks;  /* of time: chunk c is steps c * steps up to those of c + 1, the
+                          last one shorter */
+    ptrdiff_t steps;   /* a function of the sizes, the type and the ISA alone, for
+                          gradients are summed chunk by chunk */
+    ptrdiff_t room[2]; /* for so many rows: packed x too, or z or da alone; so too */
+    int threads;       /* worth using, at most those asked for */
+    int split;         /* enum bptt_sharing */
+    double patience;   /* seconds worth waiting for one to come */
+    double answer;     /* beyond so many seconds from a question to the answer of
+                          another thread, one alone is faster */
 } bptt_plan;
 
 /* T steps of B rows, I inputs, H units; itemsize bytes a real; panel, tile_rows of the
