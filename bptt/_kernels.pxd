@@ -145,6 +145,7 @@ cdef struct Layer:
     bint back                    # x, z and dx stand in memory from the last step on
     bint half                    # these are the rows of a half of the batch
     bint may_halve
+    bint may_block               # it has no layout, nor have others of its run
     int halves                   # of a batch whose gradients are summed apart, or 1
     Py_ssize_t chunk_panel, state_panel  # reals from one panel to the next
     Py_ssize_t apart            # rows of the packed state between those of two threads

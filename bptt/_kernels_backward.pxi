@@ -106,6 +106,7 @@ cdef int _backward(
         l.dz_last = &dz_last[0, 0]
     l.dz0 = &dz0[0, 0]
     l.may_halve = l.offsets == NULL and (segment is None or l.carries)
+    l.may_block = layout is None
     if dV is not None:
         l.dW, l.dV = &dW[0, 0], &dV[0, 0]
     if db is not None:

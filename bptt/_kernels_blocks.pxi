@@ -10,9 +10,7 @@
 cdef inline bint in_blocks(const Layer *l, bint backward) noexcept nogil:
     """Whether rows go in blocks. One block of them all comes to the same bits."""
     # Products over time read x where it is, unless its steps run backwards in memory.
-    return l.B > l.plan.room[backward and not l.back] and (
-        l.offsets == NULL and l.place == NULL and l.first == NULL
-        and l.n_restarts == 0 and l.n_ends == 0)
+    return l.may_block and l.B > l.plan.room[backward and not l.back]
 
 
 cdef int walk_blocks(_Call call, int threads) except -1:
@@ -77,6 +75,7 @@ cdef void take_chunk(
     block.dW = sums_of(l.dW, l.other_dW, half)
     block.dV = sums_of(l.dV, l.other_dV, half)
     block.db = sums_of(l.db, l.other_db, half)
+    block.dead = l.other_dead if half else l.dead
     if c < l.plan.chunks - 1:
         block.dz_last, block.da_next = NULL, waiting
     if c > 0:

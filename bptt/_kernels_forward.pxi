@@ -58,7 +58,7 @@ cdef int _forward(
     if b is not None:
         l.b = &b[0]
     l.z = &z[0, 0, 0]
-    l.may_halve = l.offsets == NULL
+    l.may_halve, l.may_block = l.offsets == NULL, layout is None
     if real is float:
         call.body = forward_f32
     else:

@@ -29,7 +29,7 @@ cdef int _state_backward(
     cdef Layer *l = &call.layer
     # One step of R rows, without the step.
     point_at_weights(l, V, V, 1, da.shape[0])
-    l.da_first, l.dz0 = <void *> &da[0, 0], &dz[0, 0]
+    l.da_first, l.dz0, l.may_block = <void *> &da[0, 0], &dz[0, 0], True
     if real is float:
         call.body = states_f32
     else:
