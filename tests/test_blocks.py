@@ -51,8 +51,9 @@ def test_rows_are_what_they_are_alone_and_sums_the_same_on_any_threads(rows_unit
     same_bits(parts, [tape.z, grads.z0, grads.x, flow.norms, flow.saturated])
 
 
-def test_a_clipped_error_and_dead_units(rng):
-    B, H = 2 * WHOLE[0], WHOLE[1]
+@pytest.mark.parametrize("rows_units", [HALVES, WHOLE], ids=["halves", "whole"])
+def test_a_clipped_error_and_dead_units(rows_units, rng):
+    B, H = 2 * rows_units[0], rows_units[1]
     case = random_case(rng, 3, B, 3, H, Activation("relu"), np.float32)
     options = {"record": True, "clip_error": 0.5}
 
@@ -74,12 +75,17 @@ def test_a_clipped_error_and_dead_units(rng):
 
 
 @pytest.mark.parametrize("rows_units", [HALVES, WHOLE], ids=["halves", "whole"])
-def test_a_run_with_checkpoints_has_the_same_bits(rows_units, rng):
+@pytest.mark.parametrize("begins_anew", [False, True])
+def test_a_run_with_checkpoints_has_the_same_bits(rows_units, begins_anew, rng):
     B, H = rows_units
     case = random_case(rng, 5, 2 * B, 3, H, TANH, np.float32)
-    runs = []
+    given, runs = {}, []
+    if begins_anew:
+        # In one segment of the run, and in no other.
+        given["resets"] = np.zeros((5, 2 * B), bool)
+        given["resets"][3, ::7] = True
     for options in ({}, {"checkpoint": 2}):
-        _, tape = bptt.forward(case.x, case.W, case.V, case.b, **options)
+        _, tape = bptt.forward(case.x, case.W, case.V, case.b, **given, **options)
         runs.append(bptt.backward(tape, case.dz, dz_last=case.dz_last))
     same_bits(list(runs[1]), list(runs[0]))
 

@@ -17,7 +17,8 @@ typedef struct bptt_plan {
                           last one shorter */
     ptrdiff_t steps;   /* a function of the sizes, the type and the ISA alone, for
                           gradients are summed chunk by chunk */
-    ptrdiff_t room[2]; /* for so many rows: packed x too, or z or da alone; so too */
+    ptrdiff_t room[2]; /* for so many rows of a step, with packed x beside the states
+                          and without; so too */
     int threads;       /* worth using, at most those asked for */
     int split;         /* enum bptt_sharing */
     double patience;   /* seconds worth waiting for one to come */
